@@ -1,0 +1,5 @@
+"""Delta tables: stage files, commit partitions atomically, read a snapshot. Imports nothing heavy until used."""
+
+from airflow_ml.lake.table import Attempt, LakeTable, Snapshot
+
+__all__ = ["Attempt", "LakeTable", "Snapshot"]

@@ -1,0 +1,56 @@
+"""`Release`: a registered version that passed its gates, bound to the gate report by hash.
+
+Deploying takes a `Release`; nothing else in the package can deploy, so nothing unvalidated reaches production.
+"""
+
+from typing import Literal
+
+from airflow_ml.lifecycle.errors import NotReleasable
+from airflow_ml.lifecycle.requests import FileOutput
+from airflow_ml.spec.base import Frozen
+
+Verdict = Literal["passed", "rejected"]
+
+
+class Release(Frozen):
+    """What production may load.
+
+    Attributes:
+        model: Name.
+        version: Registry version.
+        verdict: Of the gate report; only ``passed`` can be deployed.
+        saved_model: Folder of the SavedModel, pinned by its tree hash.
+        gate_report: JSON of the gate report; its hash is part of the release's identity.
+        golden: Golden requests.
+        reference: Sample of the test split with predictions: what monitoring compares with.
+        statistics: Column statistics of the training split: what validation compares with.
+        signature: Input name to dtype.
+        training_fingerprint: Fingerprint of the training result.
+        previous_champion: Version that was champion when the gates were judged, or None.
+    """
+
+    model: str
+    version: int
+    verdict: Verdict
+    saved_model: FileOutput
+    gate_report: FileOutput
+    golden: FileOutput
+    reference: FileOutput
+    statistics: FileOutput
+    signature: dict[str, str]
+    training_fingerprint: str
+    previous_champion: int | None = None
+
+    @property
+    def id(self) -> str:
+        """``v3-1f0c9a2b4d6e``: version and gate report hash."""
+        return f"v{self.version}-{self.gate_report.sha256[:12]}"
+
+    def require_passed(self) -> None:
+        """Raise `NotReleasable` unless the gates are open."""
+        if self.verdict != "passed":
+            raise NotReleasable(
+                f"version {self.version} was rejected by its gates",
+                where=f"model {self.model}",
+                remedy=f"read the gate report {self.gate_report.uri}; train again or choose another version",
+            )

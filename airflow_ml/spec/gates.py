@@ -1,0 +1,107 @@
+"""Gates: thresholds that a model has to pass before it can be released. The decision itself is `lifecycle.gates`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from airflow_ml.spec.base import Frozen
+
+HIGHER_IS_BETTER = frozenset({"roc_auc", "pr_auc", "precision", "recall"})
+"""Metrics that grow when a model gets better; all others (losses, latencies, errors) shrink."""
+
+
+class AtLeast(Frozen):
+    """``metric >= threshold`` on the test split, over at least ``min_rows`` rows."""
+
+    kind: Literal["at_least"] = "at_least"
+    metric: str
+    threshold: float
+    min_rows: int = Field(default=100, ge=1)
+
+
+class AtMost(Frozen):
+    """``metric <= threshold``."""
+
+    kind: Literal["at_most"] = "at_most"
+    metric: str
+    threshold: float
+    min_rows: int = Field(default=100, ge=1)
+
+
+class BeatsChampion(Frozen):
+    """The metric is better than the champion's on the *same* rows by at least ``by`` (negative: may be that much worse).
+
+    Open when there is no champion.
+    """
+
+    kind: Literal["beats_champion"] = "beats_champion"
+    metric: str
+    by: float = 0.0
+    min_rows: int = Field(default=100, ge=1)
+
+
+class EachSlice(Frozen):
+    """``metric`` reaches the threshold in every slice value of ``column`` with ``min_rows`` rows or more.
+
+    A smaller slice is reported and not judged; when every slice is smaller, the gate is closed.
+    """
+
+    kind: Literal["each_slice"] = "each_slice"
+    column: str
+    metric: str
+    threshold: float
+    min_rows: int = Field(default=500, ge=1)
+
+
+class Calibrated(Frozen):
+    """Expected calibration error is at most ``max_error``."""
+
+    kind: Literal["calibrated"] = "calibrated"
+    max_error: float = Field(default=0.05, gt=0, le=1)
+    min_rows: int = Field(default=100, ge=1)
+
+
+class Servable(Frozen):
+    """A real model server loads the model and answers the golden requests with the right numbers.
+
+    Attributes:
+        tolerance: Largest absolute difference of a probability.
+        max_p99_latency_ms: Bound for one-row requests over gRPC, or None.
+    """
+
+    kind: Literal["servable"] = "servable"
+    tolerance: float = Field(default=1e-4, gt=0)
+    max_p99_latency_ms: float | None = Field(default=None, gt=0)
+
+
+Gate = Annotated[AtLeast | AtMost | BeatsChampion | EachSlice | Calibrated | Servable, Field(discriminator="kind")]
+
+
+def at_least(metric: str, threshold: float, min_rows: int = 100) -> AtLeast:
+    """``metric >= threshold`` on the test split."""
+    return AtLeast(metric=metric, threshold=threshold, min_rows=min_rows)
+
+
+def at_most(metric: str, threshold: float, min_rows: int = 100) -> AtMost:
+    """``metric <= threshold`` on the test split."""
+    return AtMost(metric=metric, threshold=threshold, min_rows=min_rows)
+
+
+def beats_champion(metric: str, by: float = 0.0, min_rows: int = 100) -> BeatsChampion:
+    """Better than the champion on the same rows by at least ``by``."""
+    return BeatsChampion(metric=metric, by=by, min_rows=min_rows)
+
+
+def each_slice(column: str, metric: str, threshold: float, min_rows: int = 500) -> EachSlice:
+    """``metric`` reaches ``threshold`` in every slice of ``column`` that is large enough."""
+    return EachSlice(column=column, metric=metric, threshold=threshold, min_rows=min_rows)
+
+
+def calibrated(max_error: float = 0.05) -> Calibrated:
+    """Expected calibration error is at most ``max_error``."""
+    return Calibrated(max_error=max_error)
+
+
+def servable(tolerance: float = 1e-4, max_p99_latency_ms: float | None = None) -> Servable:
+    """A real model server answers the golden requests rightly, and fast enough."""
+    return Servable(tolerance=tolerance, max_p99_latency_ms=max_p99_latency_ms)

@@ -1,0 +1,83 @@
+"""`Model`: the one declaration that production DAGs and a data scientist's experiment both run."""
+
+import re
+import sys
+from datetime import date
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from airflow_ml.spec.base import Frozen, Name
+from airflow_ml.spec.features import Features, Label
+from airflow_ml.spec.gates import EachSlice, Gate
+from airflow_ml.spec.monitoring import Monitoring
+from airflow_ml.spec.serving import Scoring, Serving
+from airflow_ml.spec.source import Files
+from airflow_ml.spec.training import Horovod
+
+
+_DAG_FILE = re.compile(r"^unusual_prefix_[0-9a-f]+_")
+
+
+def _declaring_module() -> str:
+    """Module in which a `Model(...)` stands: what tells two models of one name apart from one model used twice."""
+    frame = sys._getframe(1)
+    while frame is not None:
+        module = str(frame.f_globals.get("__name__", ""))
+        if not module.startswith(("pydantic", "airflow_ml.spec")):
+            # Airflow loads a DAG file under a name with a hash of its path, which differs between deployments.
+            return _DAG_FILE.sub("", module)
+        frame = frame.f_back  # type: ignore[assignment]
+    return ""
+
+
+class Model(Frozen):
+    """A model, from its source to its monitoring. Where it runs is not here: that is the `Platform`.
+
+    Attributes:
+        name: Also the prefix of its DAGs and the name of its tables and registered model.
+        source: What is known before the event.
+        features: How Spark turns it into model inputs.
+        label: What is predicted.
+        training: How it is trained.
+        gates: What it has to pass; at least one, or every model would be released.
+        slices: Columns whose values are evaluated one by one; model inputs or columns of the source.
+        serving: Online serving.
+        scoring: Nightly scoring.
+        monitoring: Drift, performance and retraining.
+        start: First partition that exists.
+        end: Last partition that will exist; None for a source that goes on.
+        owner: Shown in Airflow and in alerts.
+        description: Shown at the top of every DAG.
+        declared_in: The declaring module; filled in, not part of the spec's hash.
+    """
+
+    name: Name
+    source: Files
+    features: Features
+    label: Label
+    training: Horovod = Horovod()
+    gates: tuple[Gate, ...] = Field(min_length=1)
+    slices: tuple[str, ...] = ()
+    serving: Serving = Serving()
+    scoring: Scoring = Scoring()
+    monitoring: Monitoring = Monitoring()
+    start: date
+    end: date | None = None
+    owner: str = "airflow"
+    description: str = ""
+    declared_in: str = Field(default_factory=_declaring_module, repr=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.end is not None and self.end < self.start:
+            raise ValueError(f"end {self.end} lies before start {self.start}")
+        for gate in self.gates:
+            if isinstance(gate, EachSlice) and gate.column not in self.slices:
+                raise ValueError(
+                    f"gate each_slice({gate.column!r}) judges a slice that is not evaluated; add {gate.column!r} to `slices`"
+                )
+        unknown = sorted(set(self.monitoring.columns or ()) - set(self.features.columns))
+        if unknown:
+            raise ValueError(f"monitoring.columns {', '.join(unknown)}: no model input has this name")
+        return self

@@ -1,0 +1,104 @@
+"""Where things run: the base, the registry, computes, serving and alerts. Never part of a user's model file.
+
+Credentials are not here either: a platform names Airflow connections, and whoever runs a job resolves them last.
+"""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from airflow_ml.spec.base import Frozen
+
+
+class LocalCompute(Frozen):
+    """A process of the machine that runs the task.
+
+    Attributes:
+        python: Interpreter; None is the running one.
+        grace_s: Seconds between asking a job to end and ending it.
+    """
+
+    kind: Literal["local"] = "local"
+    python: str | None = None
+    grace_s: float = Field(default=5.0, ge=0)
+
+
+class ServingTarget(Frozen):
+    """The model server that releases go to.
+
+    Attributes:
+        folder: Base folder that the server reads; None is ``<base>/serving``.
+        grpc: ``host:port``.
+        rest: ``host:port``.
+    """
+
+    folder: str | None = None
+    grpc: str = "127.0.0.1:8500"
+    rest: str = "127.0.0.1:8501"
+
+
+class Alerts(Frozen):
+    """Where alerts go.
+
+    Attributes:
+        smtp_conn_id: Airflow connection of the SMTP provider; None sends nothing.
+        to: Recipients.
+        sender: From address.
+    """
+
+    smtp_conn_id: str | None = None
+    to: tuple[str, ...] = ()
+    sender: str = "airflow-ml@localhost"
+
+
+class Platform(Frozen):
+    """One place where models live.
+
+    Attributes:
+        base: Folder of the lake, runs, registry and serving. A relative path is refused: tasks start in many folders.
+        landing: Root of relative source paths; None is ``<base>/landing``.
+        registry: MLflow tracking URI; None is a SQLite file below the base.
+        compute: For stages that `computes` does not name.
+        computes: Stage name to compute.
+        serving: The model server.
+        alerts: Recipients.
+        connections: Environment variable to Airflow connection id, for jobs that need credentials. Values are resolved by the
+            compute at the last moment and never written into a request.
+    """
+
+    base: str
+    landing: str | None = None
+    registry: str | None = None
+    compute: LocalCompute = LocalCompute()
+    computes: dict[str, LocalCompute] = Field(default_factory=dict)
+    serving: ServingTarget = ServingTarget()
+    alerts: Alerts = Alerts()
+    connections: dict[str, str] = Field(default_factory=dict)
+
+    @field_validator("base")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if "://" in value:
+            raise ValueError(f"base {value!r}: only folders of this machine are supported yet; give an absolute path")
+        if not value.startswith("/"):
+            raise ValueError(f"base {value!r} is relative; give an absolute path, because tasks start in many folders")
+        return value.rstrip("/") or "/"
+
+    @property
+    def landing_root(self) -> str:
+        """Folder that relative source paths start from."""
+        return self.landing or f"{self.base}/landing"
+
+    @property
+    def registry_uri(self) -> str:
+        """MLflow tracking URI."""
+        return self.registry or f"sqlite:///{self.base}/registry/mlflow.db"
+
+    @property
+    def serving_folder(self) -> str:
+        """Base folder of the model server."""
+        return self.serving.folder or f"{self.base}/serving"
+
+    def compute_for(self, stage: str) -> LocalCompute:
+        """The compute that runs a stage."""
+        return self.computes.get(stage, self.compute)

@@ -1,0 +1,136 @@
+"""What a stage is: it identifies its inputs, and then does its work as a transaction.
+
+`Stage` writes files into its result's folder; `PartitionStage` commits partitions of a table. Both are idempotent: the first
+by its result, the second by the fences in the table.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_ml.lake import Attempt, LakeTable
+from airflow_ml.lifecycle.fingerprints import fingerprint
+from airflow_ml.lifecycle.requests import FileOutput, JobResult, TableOutput
+from airflow_ml.spec import Model
+from airflow_ml.stages.code import code_version
+from airflow_ml.stages.context import StageContext, log
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass
+class Outcome:
+    """What a stage did; the runner turns it into a `JobResult`."""
+
+    outputs: dict[str, TableOutput | FileOutput] = field(default_factory=dict)
+    metrics: dict[str, float | None] = field(default_factory=dict)
+    reports: dict[str, FileOutput] = field(default_factory=dict)
+    summary: dict[str, Any] = field(default_factory=dict)
+    rows: int = 0
+
+
+class Stage(ABC):
+    """A stage whose result is files and numbers."""
+
+    name: ClassVar[str]
+    components: ClassVar[tuple[str, ...]] = ()
+    """Distributions whose versions are recorded with the result."""
+
+    def entry_points(self, model: Model) -> tuple[str, ...]:
+        """The user's functions that this stage calls: their code is part of the identity."""
+        return ()
+
+    @abstractmethod
+    def identify(self, ctx: StageContext) -> dict[str, Any]:
+        """Everything that decides the result, by name: parts of the spec, inputs, parameters. Cheap and without effects."""
+
+    @abstractmethod
+    def run(self, ctx: StageContext) -> Outcome:
+        """Do the work. Files go to `ctx.files`; shared progress of attempts to `ctx.state`."""
+
+    def still_true(self, ctx: StageContext, result: JobResult) -> bool:
+        """Whether an earlier result with this fingerprint still describes the world."""
+        return True
+
+
+class PartitionStage(Stage):
+    """A stage that commits one partition a day, in one commit for the whole window.
+
+    A partition's fingerprint does not depend on the window: a night inside half a year that was built in bulk is current,
+    and is not built again.
+    """
+
+    @abstractmethod
+    def table(self, ctx: StageContext) -> LakeTable:
+        """The table that is committed."""
+
+    @abstractmethod
+    def inputs(self, ctx: StageContext) -> dict[date, Any]:
+        """For each day of the window, everything that decides its partition."""
+
+    @abstractmethod
+    def build(self, ctx: StageContext, days: Sequence[date], attempt: Attempt) -> "tuple[pa.Schema, dict[str, Any]]":
+        """Stage the files of these days below ``attempt.folder``.
+
+        Returns:
+            Schema of the files without ``ds``, and facts for the result's summary.
+        """
+
+    def identify(self, ctx: StageContext) -> dict[str, Any]:
+        """One fingerprint a day."""
+        code = code_version(self.entry_points(ctx.model))
+        return {
+            "partitions": {
+                day.isoformat(): fingerprint(ctx.model.name, self.name, code, parts) for day, parts in self.inputs(ctx).items()
+            }
+        }
+
+    def still_true(self, ctx: StageContext, result: JobResult) -> bool:
+        """The table holds the partitions of this result."""
+        return not self.table(ctx).stale(_wanted(ctx))
+
+    def run(self, ctx: StageContext) -> Outcome:
+        """Build what is stale, and commit it at once."""
+        table = self.table(ctx)
+        wanted = _wanted(ctx)
+        expected = table.fences(wanted)
+        stale = table.stale(wanted)
+        summary: dict[str, Any] = {"built": [day.isoformat() for day in stale], "current": len(wanted) - len(stale)}
+        if stale:
+            attempt = table.attempt()
+            try:
+                with ctx.timed("build"):
+                    schema, facts = self.build(ctx, stale, attempt)
+                with ctx.timed("commit"):
+                    table.commit(
+                        attempt,
+                        {day: wanted[day] for day in stale},
+                        schema,
+                        expected=expected,
+                        metadata={"stage": self.name, "fingerprint": ctx.fingerprint},
+                    )
+            except BaseException:
+                # Nothing refers to these files. After kill -9 they stay behind, unreferenced.
+                attempt.discard()
+                raise
+            summary |= facts
+        else:
+            log.info("all %d partitions are current", len(wanted))
+        snapshot = table.snapshot()
+        rows = sum(snapshot.rows.get(day, 0) for day in wanted)
+        output = TableOutput(
+            table=table.name,
+            uri=str(table.path),
+            version=snapshot.version,
+            partitions=tuple(day.isoformat() for day in wanted),
+            rows=rows,
+        )
+        return Outcome(outputs={table.name: output}, rows=rows, summary=summary)
+
+
+def _wanted(ctx: StageContext) -> dict[date, str]:
+    partitions: dict[str, str] = ctx.identity["partitions"]
+    return {date.fromisoformat(day): print_ for day, print_ in partitions.items()}
