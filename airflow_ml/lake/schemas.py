@@ -27,7 +27,9 @@ def evolve(table: "DeltaTable", schema: "pa.Schema", path: Path) -> None:
     have = pa.schema(table.schema())
     changed = [field for field in wanted if field.name in have.names and have.field(field.name).type != field.type]
     if changed:
-        names = ", ".join(f"{f.name} ({have.field(f.name).type} in the table, {f.type} in the new files)" for f in changed)
+        names = ", ".join(
+            f"{f.name} ({have.field(f.name).type} in the table, {f.type} in the new files)" for f in changed
+        )
         raise BaseError(
             f"a column changed its type: {names}",
             where=f"table {path}",

@@ -1,12 +1,13 @@
 """One Delta table partitioned by ``ds``: files are staged under an attempt, and partitions appear by one atomic commit.
 
-Every committed partition carries a *fence*: a Delta app transaction (``ds=2013-01-01``, leading bits of the fingerprint of
-what the partition was made from). So a table itself says whether a partition is current, even when the process that
-committed it died before it could write a result; and two writers of the same partition collide in the log, where exactly
-one wins.
+Every committed partition carries a *fence*: a Delta app transaction (``ds=2013-01-01``, leading bits of the fingerprint
+of what the partition was made from). So a table itself says whether a partition is current, even when the process that
+committed it died before it could write a result; and two writers of the same partition collide in the log, where
+exactly one wins.
 
-Any Delta reader can query the tables. Engines write Parquet into ``staged-<attempt>/ds=<date>/`` below the table and never
-touch the log. Files of an attempt that died are not referenced by any version; Delta's own ``vacuum`` removes them.
+Any Delta reader can query the tables. Engines write Parquet into ``staged-<attempt>/ds=<date>/`` below the table and
+never touch the log. Files of an attempt that died are not referenced by any version; Delta's own ``vacuum`` removes
+them.
 
 Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (add actions, transaction identifiers)
 """
@@ -116,7 +117,9 @@ class LakeTable:
         """Raise `MissingPartition` unless every day was committed."""
         missing = self.missing(window)
         if missing:
-            shown = ", ".join(str(day) for day in missing[:5]) + (f" and {len(missing) - 5} more" if len(missing) > 5 else "")
+            shown = ", ".join(str(day) for day in missing[:5]) + (
+                f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+            )
             raise MissingPartition(f"not committed: {shown}", where=f"table {self.path}", remedy=remedy)
 
     def snapshot(self, version: int | None = None) -> Snapshot:
@@ -125,7 +128,9 @@ class LakeTable:
         rows: dict[date, int] = {}
         import pyarrow as pa
 
-        actions = pa.table(table.get_add_actions(flatten=True)).select([f"partition.{PARTITION}", "num_records"]).to_pylist()
+        actions = (
+            pa.table(table.get_add_actions(flatten=True)).select([f"partition.{PARTITION}", "num_records"]).to_pylist()
+        )
         for action in actions:
             day = action[f"partition.{PARTITION}"]
             rows[day] = rows.get(day, 0) + int(action["num_records"] or 0)
@@ -171,7 +176,9 @@ class LakeTable:
             folder.mkdir(parents=True)
         except OSError as error:
             raise BaseError(
-                f"cannot write: {error.strerror}", where=str(self.path), remedy="free space or make the base writable, then retry"
+                f"cannot write: {error.strerror}",
+                where=str(self.path),
+                remedy="free space or make the base writable, then retry",
             ) from error
         return Attempt(id_, folder)
 
@@ -192,8 +199,9 @@ class LakeTable:
             attempt: Staged files; a day without files becomes an empty partition.
             fingerprints: Day to fingerprint of what it was made from.
             schema: Of the staged files, without ``ds``.
-            expected: Fences when the inputs were read (`fences`): a partition that has another one by now was committed by
-                somebody who read other inputs, and is not overwritten. None expects what is there when the commit begins.
+            expected: Fences when the inputs were read (`fences`): a partition that has another one by now was committed
+                by somebody who read other inputs, and is not overwritten. None expects what is there when the commit
+                begins.
             metadata: Shown in the table's history.
 
         Returns:
@@ -213,7 +221,8 @@ class LakeTable:
             try:
                 if not self.exists():
                     self._create(schema)
-                # One handle for looking and committing: a commit that lands in between makes ours fail, and we look again.
+                # One handle for looking and committing: a commit that lands in between makes ours fail, and we look
+                # again.
                 table = self._load(None)
                 now = _fences(table, fingerprints)
                 if all(now[day] == fence(print_) for day, print_ in fingerprints.items()):
@@ -230,7 +239,9 @@ class LakeTable:
                 time.sleep(0.05 * (number + 1))
             except (DeltaError, OSError) as error:
                 raise BaseError(
-                    f"cannot commit: {error}", where=str(self.path), remedy="free space or make the base writable, then retry"
+                    f"cannot commit: {error}",
+                    where=str(self.path),
+                    remedy="free space or make the base writable, then retry",
                 ) from error
         raise CommitConflict(f"no commit in {_ATTEMPTS} tries", where=str(self.path), remedy="run the stage again")
 
@@ -242,10 +253,16 @@ class LakeTable:
         schema: "pa.Schema",
         metadata: Mapping[str, str],
     ) -> int:
-        from deltalake.transaction import AddAction, CommitProperties, PostCommitHookProperties, Transaction
+        from deltalake.transaction import (
+            AddAction,
+            CommitProperties,
+            PostCommitHookProperties,
+            RemoveAction,
+            Transaction,
+        )
 
         evolve(table, schema, self.path)
-        actions = [
+        actions: list[AddAction | RemoveAction] = [
             AddAction(
                 path=str(path.relative_to(self.path)),
                 size=path.stat().st_size,
@@ -291,7 +308,9 @@ class LakeTable:
         from deltalake import DeltaTable
 
         if not self.exists():
-            raise MissingPartition("the table does not exist yet", where=str(self.path), remedy="run the stage that writes it")
+            raise MissingPartition(
+                "the table does not exist yet", where=str(self.path), remedy="run the stage that writes it"
+            )
         return DeltaTable(str(self.path), version=version)
 
 

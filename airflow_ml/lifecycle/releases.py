@@ -3,7 +3,10 @@
 Deploying takes a `Release`; nothing else in the package can deploy, so nothing unvalidated reaches production.
 """
 
+from datetime import date
 from typing import Literal
+
+from pydantic import Field
 
 from airflow_ml.lifecycle.errors import NotReleasable
 from airflow_ml.lifecycle.requests import FileOutput
@@ -27,6 +30,10 @@ class Release(Frozen):
         signature: Input name to dtype.
         training_fingerprint: Fingerprint of the training result.
         previous_champion: Version that was champion when the gates were judged, or None.
+        trained_to: End of the training window: when this version was made, in data time.
+        metrics: Of the evaluation, by name.
+        reasons: Why it was rejected.
+        mlflow_run_id: Run that trained it.
     """
 
     model: str
@@ -40,6 +47,10 @@ class Release(Frozen):
     signature: dict[str, str]
     training_fingerprint: str
     previous_champion: int | None = None
+    trained_to: date | None = None
+    metrics: dict[str, float | None] = Field(default_factory=dict)
+    reasons: tuple[str, ...] = ()
+    mlflow_run_id: str = ""
 
     @property
     def id(self) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from datetime import date, timedelta
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from airflow_ml.spec.base import Frozen
 
@@ -12,10 +12,10 @@ from airflow_ml.spec.base import Frozen
 class Window(Frozen):
     """Partitions from ``start`` to ``end``, both included; a night is a window of one."""
 
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
     start: date = Field(alias="from")
     end: date = Field(alias="to")
-
-    model_config = {"frozen": True, "extra": "forbid", "populate_by_name": True, "serialize_by_alias": True}
 
     @model_validator(mode="after")
     def _ordered(self) -> Self:

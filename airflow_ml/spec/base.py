@@ -11,7 +11,7 @@ _NAME = re.compile(r"^[a-z][a-z0-9_]{0,62}$")
 
 
 class Frozen(BaseModel):
-    """A value that cannot change and has no field that we do not know: a misspelt option is an error, not a silence."""
+    """A value that cannot change and has no unknown field: a misspelt option is an error, not a silence."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,7 +35,7 @@ def _entry_point(value: str) -> str:
 def _name(value: str) -> str:
     if not _NAME.match(value):
         raise ValueError(
-            f"{value!r} is not a usable name; use lower-case letters, digits and '_', starting with a letter, at most 63"
+            f"{value!r} is not a usable name; use lower-case letters, digits and '_', a letter first, at most 63"
         )
     return value
 

@@ -12,8 +12,8 @@ class Features(Frozen):
     """Feature columns of a model, built by Spark.
 
     Attributes:
-        build: ``fn(inputs: airflow_ml.stages.features.FeatureInputs) -> pyspark.sql.DataFrame``: one row an entity, with
-            ``entity``, ``event_time``, every declared column, and ``ds``.
+        build: ``fn(inputs: airflow_ml.stages.features.FeatureInputs) -> pyspark.sql.DataFrame``: one row an entity,
+            with ``entity``, ``event_time``, every declared column, and ``ds``.
         entity: Column that names a row, unique in a partition.
         event_time: Timestamp column of the event that is predicted.
         categorical: String columns; vocabularies are learnt from the training split.
@@ -48,8 +48,8 @@ class Label(Frozen):
     """What is predicted, and when it becomes known.
 
     Attributes:
-        compute: ``fn(outcomes: pyarrow.Table) -> pyarrow.Array`` of nullable booleans, one a row; null means that the entity
-            has no label (a cancelled flight), is not trained on and not judged.
+        compute: ``fn(outcomes: pyarrow.Table) -> pyarrow.Array`` of nullable booleans, one a row; null means that the
+            entity has no label (a cancelled flight), is not trained on and not judged.
         delay: Days between a partition's events and the arrival of their outcomes. Outcomes of ``ds`` land during
             ``ds + delay``, so at 00:00 of ``ds`` those up to ``ds - delay - 1`` are known.
         source: Where outcomes land. Its schema's key is the entity.

@@ -29,7 +29,7 @@ class AtMost(Frozen):
 
 
 class BeatsChampion(Frozen):
-    """The metric is better than the champion's on the *same* rows by at least ``by`` (negative: may be that much worse).
+    """The metric beats the champion's on the *same* rows by at least ``by`` (negative: may be that much worse).
 
     Open when there is no champion.
     """

@@ -15,7 +15,6 @@ from airflow_ml.spec.serving import Scoring, Serving
 from airflow_ml.spec.source import Files
 from airflow_ml.spec.training import Horovod
 
-
 _DAG_FILE = re.compile(r"^unusual_prefix_[0-9a-f]+_")
 
 
@@ -75,7 +74,7 @@ class Model(Frozen):
         for gate in self.gates:
             if isinstance(gate, EachSlice) and gate.column not in self.slices:
                 raise ValueError(
-                    f"gate each_slice({gate.column!r}) judges a slice that is not evaluated; add {gate.column!r} to `slices`"
+                    f"gate each_slice({gate.column!r}) judges what is not evaluated; add {gate.column!r} to `slices`"
                 )
         unknown = sorted(set(self.monitoring.columns or ()) - set(self.features.columns))
         if unknown:

@@ -62,8 +62,8 @@ class Platform(Frozen):
         computes: Stage name to compute.
         serving: The model server.
         alerts: Recipients.
-        connections: Environment variable to Airflow connection id, for jobs that need credentials. Values are resolved by the
-            compute at the last moment and never written into a request.
+        connections: Environment variable to Airflow connection id, for jobs that need credentials. Values are resolved
+            by the compute at the last moment and never written into a request.
     """
 
     base: str

@@ -23,15 +23,15 @@ class Horovod(Frozen):
     """Training as Horovod ranks that average their gradients.
 
     Attributes:
-        fit: ``fn(context: airflow_ml.training.context.FitContext) -> torch.nn.Module``, or None for the built-in tabular
-            network (embeddings and numeric columns).
+        fit: ``fn(context: airflow_ml.training.context.FitContext) -> torch.nn.Module``, or None for the built-in
+            tabular network (embeddings and numeric columns).
         workers: Processes (ranks). Where they run is the platform's business.
         gpus_per_worker: 0 trains on the CPU.
         image: For computes that run containers.
         window: Days of labelled partitions in a training set.
         split: How the window is split.
-        params: For ``fit``. The built-in network knows epochs, batch_size (global), learning_rate, warmup_epochs, patience,
-            hidden, embedding, dropout, weight_decay.
+        params: For ``fit``. The built-in network knows epochs, batch_size (global), learning_rate, warmup_epochs,
+            patience, hidden, embedding, dropout, weight_decay.
         seed: Everything random comes from here.
         min_labels: A training set with fewer labelled rows in its train split is refused.
         min_count: A category that the train split saw less often is treated as unknown.

@@ -1,7 +1,7 @@
 """The job process: ``python -m airflow_ml.stages REQUEST.json RESPONSE.json``.
 
-The response is a `JobResult`, or the error as data; it is written last and atomically. Log lines go to standard output, where
-the compute that started this process picks them up.
+The response is a `JobResult`, or the error as data; it is written last and atomically. Log lines go to standard output,
+where the compute that started this process picks them up.
 """
 
 import json
@@ -27,7 +27,9 @@ def main(request_path: Path, response_path: Path) -> int:
         try:
             request = JobRequest.model_validate_json(request_path.read_text(encoding="utf-8"))
         except ValidationError as error:
-            raise SpecError(str(error), where=str(request_path), remedy="is the sender's airflow-ml as new as this one?") from error
+            raise SpecError(
+                str(error), where=str(request_path), remedy="is the sender's airflow-ml as new as this one?"
+            ) from error
         write_atomically(response_path, execute(request).model_dump_json())
     except AirflowMLError as error:
         write_atomically(response_path, json.dumps(error.to_dict()))
@@ -35,7 +37,12 @@ def main(request_path: Path, response_path: Path) -> int:
         return 1
     except Exception as error:  # the sender gets every error, not only ours
         traceback.print_exc(file=sys.stdout)
-        data = {"error": "JobFailed", "what": f"{type(error).__name__}: {error}", "where": "", "remedy": "see the log above"}
+        data = {
+            "error": "JobFailed",
+            "what": f"{type(error).__name__}: {error}",
+            "where": "",
+            "remedy": "see the log above",
+        }
         write_atomically(response_path, json.dumps(data))
         return 1
     return 0

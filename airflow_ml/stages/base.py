@@ -1,7 +1,7 @@
 """What a stage is: it identifies its inputs, and then does its work as a transaction.
 
-`Stage` writes files into its result's folder; `PartitionStage` commits partitions of a table. Both are idempotent: the first
-by its result, the second by the fences in the table.
+`Stage` writes files into its result's folder; `PartitionStage` commits partitions of a table. Both are idempotent: the
+first by its result, the second by the fences in the table.
 """
 
 from abc import ABC, abstractmethod
@@ -45,7 +45,7 @@ class Stage(ABC):
 
     @abstractmethod
     def identify(self, ctx: StageContext) -> dict[str, Any]:
-        """Everything that decides the result, by name: parts of the spec, inputs, parameters. Cheap and without effects."""
+        """Everything that decides the result, by name: parts of the spec, inputs, parameters. Cheap, no effects."""
 
     @abstractmethod
     def run(self, ctx: StageContext) -> Outcome:
@@ -59,8 +59,8 @@ class Stage(ABC):
 class PartitionStage(Stage):
     """A stage that commits one partition a day, in one commit for the whole window.
 
-    A partition's fingerprint does not depend on the window: a night inside half a year that was built in bulk is current,
-    and is not built again.
+    A partition's fingerprint does not depend on the window: a night inside half a year that was built in bulk is
+    current, and is not built again.
     """
 
     @abstractmethod
@@ -84,7 +84,8 @@ class PartitionStage(Stage):
         code = code_version(self.entry_points(ctx.model))
         return {
             "partitions": {
-                day.isoformat(): fingerprint(ctx.model.name, self.name, code, parts) for day, parts in self.inputs(ctx).items()
+                day.isoformat(): fingerprint(ctx.model.name, self.name, code, parts)
+                for day, parts in self.inputs(ctx).items()
             }
         }
 

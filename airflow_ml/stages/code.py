@@ -29,7 +29,9 @@ def load(entry_point: str) -> Callable[..., Any]:
         ) from error
     function = getattr(module, attribute, None)
     if not callable(function):
-        raise SpecError(f"{module_name} has no function {attribute!r}", where=f"entry point {entry_point}", remedy="fix the name")
+        raise SpecError(
+            f"{module_name} has no function {attribute!r}", where=f"entry point {entry_point}", remedy="fix the name"
+        )
     return function  # type: ignore[no-any-return]
 
 

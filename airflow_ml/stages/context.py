@@ -64,7 +64,9 @@ class StageContext:
             SpecError: The request names none.
         """
         if self.request.window is None:
-            raise SpecError("this stage needs a window", where=f"stage {self.request.stage}", remedy="pass --from and --to")
+            raise SpecError(
+                "this stage needs a window", where=f"stage {self.request.stage}", remedy="pass --from and --to"
+            )
         return self.request.window
 
     def table(self, name: str) -> LakeTable:
@@ -86,7 +88,9 @@ class StageContext:
         if uri is not None:
             result = read_result(Path(uri))
             if result is None:
-                raise MissingResult("the result is gone", where=uri, remedy=f"clear the run from its task of stage {stage!r}")
+                raise MissingResult(
+                    "the result is gone", where=uri, remedy=f"clear the run from its task of stage {stage!r}"
+                )
             if result.spec_hash != self.request.spec_hash:
                 raise SpecChanged(
                     f"the model's declaration changed after stage {stage!r} of this run",

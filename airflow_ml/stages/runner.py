@@ -62,7 +62,11 @@ def read_result(path: Path) -> JobResult | None:
         return None
     result = JobResult.model_validate_json(text)
     if result.format > FORMAT:
-        raise BaseError(f"result of format {result.format}; this package knows {FORMAT}", where=str(path), remedy="upgrade airflow-ml")
+        raise BaseError(
+            f"result of format {result.format}; this package knows {FORMAT}",
+            where=str(path),
+            remedy="upgrade airflow-ml",
+        )
     return result
 
 
@@ -70,7 +74,9 @@ def identify(request: JobRequest, stage: Stage) -> StageContext:
     """A context whose identity and fingerprint are set."""
     ctx = StageContext(request, attempt=uuid.uuid4().hex[:16])
     ctx.identity = stage.identify(ctx)
-    ctx.fingerprint = fingerprint(request.model.name, stage.name, code_version(stage.entry_points(request.model)), ctx.identity)
+    ctx.fingerprint = fingerprint(
+        request.model.name, stage.name, code_version(stage.entry_points(request.model)), ctx.identity
+    )
     return ctx
 
 
@@ -90,7 +96,10 @@ def execute(request: JobRequest) -> JobResult:
     """
     began = time.perf_counter()
     if request.format > FORMAT:
-        raise BaseError(f"request of format {request.format}; this package knows {FORMAT}", remedy="upgrade airflow-ml where jobs run")
+        raise BaseError(
+            f"request of format {request.format}; this package knows {FORMAT}",
+            remedy="upgrade airflow-ml where jobs run",
+        )
     base = Path(request.platform.base)
     open_base(base)
     claim_name(base, request.model)
@@ -98,7 +107,9 @@ def execute(request: JobRequest) -> JobResult:
     ctx = identify(request, stage)
     log.info("stage %s of %s%s, fingerprint %s", stage.name, request.model.name, _of(request), ctx.fingerprint[:12])
     # Two tries of one task can overlap for seconds: the second waits here, and finds the first one's result.
-    with locked(ctx.folder / "lock", waiting=lambda: log.info("another process is at the same request; waiting for it")):
+    with locked(
+        ctx.folder / "lock", waiting=lambda: log.info("another process is at the same request; waiting for it")
+    ):
         found = read_result(ctx.folder / "result.json")
         if found is not None and stage.still_true(ctx, found):
             log.info("done before, with the same inputs: %s", found.uri)

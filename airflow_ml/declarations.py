@@ -1,0 +1,150 @@
+"""Finding a user's model by name, and checking its declaration before anything runs."""
+
+import importlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.spec import Model
+
+_IMPORT_TIMEOUT_S = 120
+_PROBE = """
+import importlib, json, sys
+problems = []
+for entry_point in json.loads(sys.argv[1]):
+    module, _, name = entry_point.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), name, None)
+    except BaseException as error:
+        problems.append([entry_point, f"cannot import {module}: {type(error).__name__}: {error}"])
+        continue
+    if not callable(found):
+        problems.append([entry_point, f"{module} has no function {name!r}"])
+print("\\n" + json.dumps(problems))
+"""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with a declaration: the field, what is wrong, and the fix."""
+
+    field: str
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.what}\n    fix: {self.fix}"
+
+
+def find_model(name: str) -> Model:
+    """The model that a command line names.
+
+    Args:
+        name: ``package.module:attribute``, or a bare name: ``flights`` is looked for as ``flights.model:flights``, then
+            among the examples.
+
+    Raises:
+        SpecError: There is none, or its declaration is refused.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    candidates = [name] if ":" in name else [f"{name}.model:{name}", f"airflow_ml.examples.{name}.model:{name}"]
+    for candidate in candidates:
+        module_name, _, attribute = candidate.partition(":")
+        try:
+            module = importlib.import_module(module_name)
+        except ModuleNotFoundError as error:
+            # Only "there is no such module" sends us on; a module that is there and lacks one of its own imports is an
+            # error.
+            if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
+                continue
+            raise SpecError(str(error), where=module_name, remedy="install what the module imports") from error
+        model = getattr(module, attribute, None)
+        if not isinstance(model, Model):
+            raise SpecError(
+                f"{module_name} has no Model called {attribute!r}", remedy="name it as package.module:attribute"
+            )
+        return model
+    raise SpecError(
+        f"no model {name!r}: looked for {', '.join(candidates)}",
+        where=here,
+        remedy="run this in the folder that holds the package, or name the model as package.module:attribute",
+    )
+
+
+def spec_problems(error: ValidationError) -> list[Problem]:
+    """What pydantic refused, in a user's words."""
+    fixes = {
+        "missing": "add it",
+        "extra_forbidden": "no such field: check the spelling, or remove it",
+        "union_tag_invalid": "use one of the constructors that airflow_ml exports",
+    }
+    problems = []
+    for found in error.errors(include_url=False):
+        field = ".".join(str(part) for part in found["loc"]) or error.title
+        what = found["msg"].removeprefix("Value error, ")
+        given = "" if found["type"] == "missing" else f" (given: {found['input']!r})"[:120]
+        problems.append(
+            Problem(
+                f"{error.title}.{field}" if field != error.title else field,
+                what + given,
+                _fix(found["type"], what, fixes),
+            )
+        )
+    return problems
+
+
+def _fix(kind: str, what: str, fixes: dict[str, str]) -> str:
+    if kind in fixes:
+        return fixes[kind]
+    # Our own validators say the fix after a semicolon.
+    return what.partition("; ")[2] or "change the value so that it is as the message says"
+
+
+def entry_points(model: Model) -> dict[str, str]:
+    """Field to entry point, for every one that the model declares."""
+    found = {"features.build": model.features.build, "label.compute": model.label.compute}
+    if model.training.fit is not None:
+        found["training.fit"] = model.training.fit
+    return found
+
+
+def check_entry_points(model: Model) -> list[Problem]:
+    """Import the model's entry points in a process of their own: Spark, torch and user code stay out of this one."""
+    wanted = entry_points(model)
+    command = [sys.executable, "-c", _PROBE, json.dumps(sorted(set(wanted.values())))]
+    fields = {point: field for field, point in wanted.items()}
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            timeout=_IMPORT_TIMEOUT_S,
+            check=False,
+            stdin=subprocess.DEVNULL,
+            env=_environment(),
+        )
+    except subprocess.TimeoutExpired:
+        return [
+            Problem(", ".join(wanted), f"importing takes more than {_IMPORT_TIMEOUT_S} s", "do no work at import time")
+        ]
+    if done.returncode != 0 or not done.stdout.strip():
+        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        return [
+            Problem(", ".join(wanted), f"importing ended the process: {last}", "import the modules by hand and see")
+        ]
+    found: list[tuple[str, str]] = json.loads(done.stdout.strip().splitlines()[-1])
+    fix = "install the package or run this in its folder; define the function; write 'package.module:function'"
+    return [Problem(fields[point], f"{point!r}: {what}", fix) for point, what in found]
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -1,0 +1,239 @@
+"""A stage is a transaction: the same request gives the same result, whatever happened to the process before."""
+
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.errors import BaseError, MissingResult, NameTaken, SpecChanged, SpecError
+from airflow_ml.lifecycle.fingerprints import fingerprint
+from airflow_ml.lifecycle.requests import JobRequest
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.spec import Platform
+from airflow_ml.stages import runner
+from airflow_ml.stages.base import Outcome, PartitionStage, Stage
+from airflow_ml.stages.code import code_version, load
+from tests.support.models import small_model
+
+
+class CountingStage(Stage):
+    """Writes how often it ran."""
+
+    name = "train"
+    runs = 0
+
+    def identify(self, ctx):
+        return {"params": ctx.params, "epochs": ctx.model.training.params}
+
+    def run(self, ctx):
+        type(self).runs += 1
+        path = ctx.files / "model.txt"
+        path.write_text(str(ctx.params))
+        return Outcome(outputs={"model": ctx.pin(path)}, metrics={"runs": float(self.runs)}, rows=7)
+
+
+class DayStage(PartitionStage):
+    """Commits one row a day that says what it was made from."""
+
+    name = "ingest"
+
+    def table(self, ctx):
+        return ctx.table("raw")
+
+    def inputs(self, ctx):
+        return {day: ctx.params.get("source", "a") for day in ctx.window}
+
+    def build(self, ctx, days, attempt):
+        schema = pa.schema([("made_from", pa.string())])
+        for day in days:
+            pq.write_table(
+                pa.table({"made_from": [ctx.params.get("source", "a")]}, schema=schema),
+                attempt.partition(day) / "p.parquet",
+            )
+        return schema, {}
+
+
+@pytest.fixture
+def stages(monkeypatch):
+    CountingStage.runs = 0
+    monkeypatch.setattr(runner, "stage_of", lambda name: {"train": CountingStage(), "ingest": DayStage()}[name])
+
+
+def request(base: Path, stage: str = "train", **changes) -> JobRequest:
+    return JobRequest(stage=stage, **({"model": small_model(), "platform": Platform(base=str(base))} | changes))
+
+
+@pytest.mark.usefixtures("stages")
+class TestResults:
+    def test_the_same_request_is_not_executed_again(self, tmp_path):
+        first = runner.execute(request(tmp_path))
+        again = runner.execute(request(tmp_path))
+        assert CountingStage.runs == 1
+        assert again.reused
+        assert not first.reused
+        assert again.outputs == first.outputs
+
+    def test_another_parameter_is_another_result_and_the_first_stays(self, tmp_path):
+        first = runner.execute(request(tmp_path, params={"a": 1}))
+        second = runner.execute(request(tmp_path, params={"a": 2}))
+        assert first.fingerprint != second.fingerprint
+        assert Path(first.outputs["model"].uri).read_text() == "{'a': 1}"
+
+    def test_a_part_of_the_spec_that_the_stage_does_not_use_changes_nothing(self, tmp_path):
+        runner.execute(request(tmp_path))
+        assert runner.execute(request(tmp_path, model=small_model(description="other words"))).reused
+
+    def test_a_result_is_found_by_its_fingerprint(self, tmp_path):
+        assert runner.find(request(tmp_path)) is None
+        done = runner.execute(request(tmp_path))
+        assert runner.find(request(tmp_path)) == done
+
+    def test_a_partition_that_was_overwritten_is_built_again(self, tmp_path):
+        window = Window.of("2013-01-01")
+        for source in ("a", "b", "a"):
+            result = runner.execute(request(tmp_path, "ingest", window=window, params={"source": source}))
+            assert not result.reused
+        assert LakeTable(tmp_path / "lake/small/raw").read()["made_from"].to_pylist() == ["a"]
+
+    def test_a_night_inside_a_bulk_commit_is_current(self, tmp_path):
+        bulk = runner.execute(request(tmp_path, "ingest", window=Window.of("2013-01-01", "2013-01-31")))
+        night = runner.execute(request(tmp_path, "ingest", window=Window.of("2013-01-07")))
+        assert night.summary["built"] == []
+        assert night.outputs["raw"].version == bulk.outputs["raw"].version
+
+    def test_a_result_lost_after_the_commit_is_written_again_without_a_commit(self, tmp_path):
+        first = runner.execute(request(tmp_path, "ingest", window=Window.of("2013-01-01", "2013-01-03")))
+        Path(first.uri).unlink()
+        again = runner.execute(request(tmp_path, "ingest", window=Window.of("2013-01-01", "2013-01-03")))
+        assert again.outputs == first.outputs
+        assert again.fingerprint == first.fingerprint
+
+    def test_files_of_attempts_that_died_are_removed(self, tmp_path):
+        ctx = runner.identify(request(tmp_path), CountingStage())
+        (ctx.folder / "attempt-dead").mkdir(parents=True)
+        (ctx.folder / "attempt-dead" / "half.bin").write_bytes(b"x")
+        runner.execute(request(tmp_path))
+        assert not (ctx.folder / "attempt-dead").exists()
+
+
+@pytest.mark.usefixtures("stages")
+class TestRefusals:
+    def test_a_base_of_a_newer_version(self, tmp_path):
+        (tmp_path / "airflow_ml.json").write_text(json.dumps({"format": 99, "created_by": "9.0"}))
+        with pytest.raises(BaseError, match=r"written by airflow-ml 9.0 .*Remedy: upgrade"):
+            runner.execute(request(tmp_path))
+
+    def test_two_models_of_one_name(self, tmp_path):
+        runner.execute(request(tmp_path))
+        other = small_model(declared_in="other.model")
+        with pytest.raises(NameTaken, match=r"'small.model'.*'other.model'.*Remedy: give one of them another name"):
+            runner.execute(request(tmp_path, model=other))
+
+    def test_a_declaration_that_changed_under_a_run(self, tmp_path):
+        done = runner.execute(request(tmp_path))
+        changed = request(tmp_path, model=small_model(description="changed"), inputs={"train": done.uri})
+        with pytest.raises(SpecChanged, match="clear the whole run"):
+            runner.identify(changed, CountingStage()).upstream("train")
+
+    def test_an_upstream_stage_that_has_not_run(self, tmp_path):
+        ctx = runner.identify(request(tmp_path, window=Window.of("2013-01-01", "2013-02-01")), CountingStage())
+        with pytest.raises(MissingResult, match="airflow-ml run train small --from 2013-01-01 --to 2013-02-01"):
+            ctx.upstream("train")
+
+    def test_a_read_only_base(self, tmp_path):
+        # Root ignores permission bits; a file where a folder must be fails for everybody.
+        blocked = tmp_path / "base"
+        blocked.write_text("not a folder")
+        with pytest.raises(BaseError, match=r"cannot write.*Remedy"):
+            runner.execute(request(blocked))
+
+
+def test_a_full_disk_gives_one_clear_error(tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from airflow_ml.stages.workspace import write_atomically;"
+        "write_atomically(Path(sys.argv[1]) / 'x', 'y' * 100_000)"
+    )
+    # RLIMIT_FSIZE makes the kernel refuse the write as a full disk would, for everybody, root included.
+    limited = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        f"resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); {code}"
+    )
+    done = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "BaseError" in done.stderr
+    assert "cannot write: File too large" in done.stderr
+    assert list(tmp_path.iterdir()) == [], "no half-written file stays"
+
+
+def test_an_unknown_stage_is_refused():
+    with pytest.raises(SpecError, match="there is no stage 'trian'"):
+        runner.stage_of("trian")
+
+
+def _hold(path: str, ready, leave) -> None:
+    from airflow_ml.stages.workspace import locked
+
+    with locked(Path(path)):
+        ready.set()
+        leave.wait()
+
+
+def test_a_lock_is_free_when_its_holder_is_killed(tmp_path):
+    from airflow_ml.stages.workspace import locked
+
+    spawn = multiprocessing.get_context("spawn")
+    ready, leave = spawn.Event(), spawn.Event()
+    holder = spawn.Process(target=_hold, args=(str(tmp_path / "lock"), ready, leave))
+    holder.start()
+    assert ready.wait(30)
+    waited: list[bool] = []
+    with locked(tmp_path / "lock", waiting=lambda: (waited.append(True), holder.kill())[0]):
+        assert waited == [True]
+    holder.join()
+
+
+class TestCode:
+    def test_the_version_follows_imports_inside_the_package(self, tmp_path, monkeypatch):
+        package = tmp_path / "proj_a"
+        package.mkdir()
+        (package / "__init__.py").write_text("")
+        (package / "features.py").write_text("from proj_a.helper import x\nimport os\n\ndef build(): ...\n")
+        (package / "helper.py").write_text("x = 1\n")
+        (package / "model.py").write_text("# not imported by features\n")
+        monkeypatch.syspath_prepend(str(tmp_path))
+        first = code_version(["proj_a.features:build"])
+        (package / "model.py").write_text("# changed\n")
+        assert code_version(["proj_a.features:build"]) == first
+        (package / "helper.py").write_text("x = 2\n")
+        assert code_version(["proj_a.features:build"]) != first
+
+    @pytest.mark.parametrize(
+        ("point", "says"), [("no_such_module:f", "cannot import"), ("json:no_such", "has no function")]
+    )
+    def test_a_wrong_entry_point_is_refused(self, point, says):
+        with pytest.raises(SpecError, match=says):
+            load(point)
+
+
+def test_fingerprints_do_not_depend_on_order():
+    assert fingerprint({"a": 1, "b": date(2013, 1, 1)}) == fingerprint({"b": date(2013, 1, 1), "a": 1})
+    assert len(fingerprint("x")) == 64
+
+
+def test_the_job_process_answers_with_an_error_as_data(tmp_path):
+    asked = tmp_path / "request.json"
+    asked.write_text(request(tmp_path / "base", stage="nope").model_dump_json())
+    command = [sys.executable, "-m", "airflow_ml.stages", str(asked), str(tmp_path / "response.json")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ)
+    answer = json.loads((tmp_path / "response.json").read_text())
+    assert done.returncode == 1
+    assert answer["error"] == "SpecError"
+    assert "ingest" in answer["remedy"]
