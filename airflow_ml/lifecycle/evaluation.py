@@ -1,4 +1,4 @@
-"""What evaluation found: the numbers that gates judge, each with the rows it was computed on and a bootstrap interval."""
+"""What evaluation found: the numbers that gates judge, each with its rows and a bootstrap interval."""
 
 from airflow_ml.spec.base import Frozen
 

@@ -49,7 +49,7 @@ def start_run(
     found = find_run(platform, model_name, fingerprint)
     client = client_of(platform)
     if found is None:
-        with _alone(platform):
+        with alone(platform):
             # Looked for again under the lock: another process may have made it in between.
             found = find_run(platform, model_name, fingerprint)
             if found is None:
@@ -129,6 +129,13 @@ def client_of(platform: Platform) -> "MlflowClient":
     return _client(platform.registry_uri, platform.base)
 
 
+@contextlib.contextmanager
+def alone(platform: Platform) -> Iterator[None]:
+    """Hold the registry's lock: MLflow has no create-if-absent by tag."""
+    with locked(_lock(platform.base)):
+        yield
+
+
 @lru_cache(maxsize=4)
 def _client(uri: str, base: str) -> "MlflowClient":
     for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
@@ -146,12 +153,6 @@ def _client(uri: str, base: str) -> "MlflowClient":
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
-
-
-@contextlib.contextmanager
-def _alone(platform: Platform) -> Iterator[None]:
-    with locked(_lock(platform.base)):
-        yield
 
 
 def _lock(base: str) -> Path:
