@@ -1,9 +1,10 @@
 """Which version production may load: release records, the champion, and who was champion before.
 
-The one truth lies in small files below ``<base>/releases/<model>/``: ``<version>.json`` for each registered version, and
-``champions.json``, the list of champions whose last entry rules. An MLflow alias can be moved by anybody with a click,
-without gates and without compare-and-set, so the aliases ``champion`` and ``challenger`` are a mirror for people: written
-after the record, and repaired by the next `promote`. Reading imports no MLflow, so a night is scored without paying for it.
+The one truth lies in small files below ``<base>/releases/<model>/``: ``<version>.json`` for each registered version,
+and ``champions.json``, the list of champions whose last entry rules. An MLflow alias can be moved by anybody with a
+click, without gates and without compare-and-set, so the aliases ``champion`` and ``challenger`` are a mirror for people:
+written after the record, and repaired by the next `promote`. Reading imports no MLflow, so a night is scored without
+paying for it.
 """
 
 import json
