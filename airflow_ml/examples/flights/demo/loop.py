@@ -1,0 +1,264 @@
+"""The loop itself: what a person would do in the UI over a summer, done through the REST API and the command line."""
+
+import json
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow_ml.examples.flights.demo.rest import AirflowRest, TaskRow
+from airflow_ml.examples.flights.demo.summary import StageTime, Summary, auc_by_week
+from airflow_ml.examples.flights.model import flights
+from airflow_ml.examples.flights.world import World
+from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.errors import JobFailed
+from airflow_ml.lifecycle.windows import Window
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """The days that the demo plays.
+
+    Attributes:
+        history: Delivered and built in bulk before the first training.
+        nights: Scored one by one with `airflow backfill`.
+        watched: Ends of the monitoring windows, in order; the first that says `retrain` ends the watching.
+        after: How many nights the loop goes on after the retraining.
+    """
+
+    history: Window
+    nights: Window
+    watched: tuple[date, ...]
+    after: int = 7
+
+
+SUMMER = Calendar(
+    history=Window.of("2013-01-01", "2013-07-31"),
+    nights=Window.of("2013-08-01", "2013-08-30"),
+    watched=(date(2013, 8, 7), date(2013, 8, 30)),
+)
+"""A hot, late first half of the year, then the calm end of August."""
+
+
+@dataclass
+class Loop:
+    """One play of the loop.
+
+    Attributes:
+        rest: The Airflow that runs it.
+        environment: Of the command line tools.
+        base: The base folder.
+        rest_address: ``host:port`` of the model server's REST API.
+        calendar: The days.
+        say: Where progress goes.
+        summary: Filled as the loop goes on.
+    """
+
+    rest: AirflowRest
+    environment: Mapping[str, str]
+    base: Path
+    rest_address: str
+    calendar: Calendar = SUMMER
+    say: Callable[[str], None] = print
+    summary: Summary = field(default_factory=Summary)
+
+    def play(self) -> Summary:
+        """Run the loop from an empty base to the nights after the retraining."""
+        began = time.monotonic()
+        world = World(self.base / "landing")
+        days = self.calendar
+        for dag_id in ("data", "training", "scoring", "monitoring", "release"):
+            self.rest.unpause(f"flights_{dag_id}")
+
+        self._step("half a year lands: schedules, and outcomes a day later")
+        world.deliver(days.history)
+        world.deliver_outcomes(known(days.history))
+        self._run("history", "flights_data", window(days.history))
+
+        self._step("training, gates, release")
+        newest = days.history.end - timedelta(days=flights.label.lag)
+        training = Window.ending(newest, flights.training.window)
+        self._run("first training", "flights_training", window(training))
+
+        self._step(f"{len(days.nights)} nights, by airflow backfill")
+        self._nights(world, days.nights)
+        scored = len(days.nights)
+
+        self._step("labels arrive; monitoring")
+        retraining = self._watch(world)
+        end = days.nights.end
+        if retraining:
+            self._step(f"retraining {retraining}")
+            self._retraining(retraining)
+            after = Window.of(end + timedelta(days=1), end + timedelta(days=days.after))
+            self._step(f"the next {days.after} nights")
+            self._nights(world, after)
+            scored += len(after)
+        last = days.nights.start + timedelta(days=scored - 1)
+        self.summary.nights_scored = self._scored(Window.of(days.nights.start, last))
+        self._finish()
+        self.summary.wall_s = round(time.monotonic() - began, 1)
+        return self.summary
+
+    # the steps
+
+    def _nights(self, world: World, nights: Window) -> None:
+        """Data in one run, then one scoring run a night."""
+        world.deliver(nights)
+        world.deliver_outcomes(nights.shift(-flights.label.lag))
+        self._run(f"data of {nights}", "flights_data", window(nights))
+        before = time.monotonic()
+        self._backfill("flights_scoring", nights)
+        wanted = set(nights)
+        seen: set[str] = set()
+        while True:
+            runs = [run for run in self.rest.runs("flights_scoring") if _day(run) in wanted]
+            for run in runs:
+                if run["state"] in {"success", "failed"} and run["dag_run_id"] not in seen:
+                    seen.add(run["dag_run_id"])
+                    self.say(f"    night {_day(run)}  {run['state']}  ({len(seen)}/{len(nights)})")
+            failed = [run["dag_run_id"] for run in runs if run["state"] == "failed"]
+            if failed:
+                raise JobFailed(
+                    f"scoring failed: {', '.join(failed)}", where=self.rest.url, remedy="open the run in the UI"
+                )
+            if len(seen) == len(nights):
+                break
+            if time.monotonic() - before > 60 + 60 * len(nights):
+                raise JobFailed(f"only {len(seen)} of {len(nights)} nights were scored in time", where=self.rest.url)
+            time.sleep(2)
+        rows = sum(LakeTable(self.base / "lake/flights/predictions").snapshot().rows.get(day, 0) for day in nights)
+        self.summary.stages.append(StageTime(f"score {len(nights)} nights", round(time.monotonic() - before, 1), rows))
+
+    def _watch(self, world: World) -> str | None:
+        """Monitoring runs in order; the id of the training run that one of them started."""
+        for end in self.calendar.watched:
+            world.deliver_outcomes(Window.ending(end, flights.monitoring.window))
+            observed = Window.ending(end, flights.monitoring.window)
+            run_id = self._run(f"monitoring {observed}", "flights_monitoring", window(observed))
+            decision = self.rest.result("flights_monitoring", run_id, "decide").get("summary", {})
+            reasons = list(decision.get("reasons", []))
+            self.say(f"    verdict for {observed}: {decision.get('decision')}: {'; '.join(reasons)}")
+            self.summary.drift = {"verdict": decision.get("decision"), "window": str(observed), "reasons": reasons}
+            if decision.get("decision") == "retrain":
+                return str(decision["run_id"])
+        return None
+
+    def _retraining(self, run_id: str) -> None:
+        state = self.rest.wait("flights_training", run_id, 900, self._on_task("retraining", "flights_training"))
+        verdict = self.rest.result("flights_training", run_id, "gates").get("summary", {})
+        outcome = {"passed": "promoted", "rejected": "rejected"}.get(str(verdict.get("verdict")), "failed")
+        self.summary.retraining = {
+            "run_id": run_id,
+            "outcome": outcome if state == "success" else "failed",
+            "reasons": list(verdict.get("reasons", [])),
+        }
+
+    def _finish(self) -> None:
+        """Champions, AUC by week, and one online prediction."""
+        status = json.loads(self._command("airflow-ml", "status", "flights", "--json"))
+        self.summary.champions = [
+            {"version": entry["version"], "auc": entry["auc"], "reason": entry["reason"]}
+            for entry in status["champions"]
+        ]
+        feedback = LakeTable(self.base / "lake/flights/feedback")
+        if feedback.exists():
+            self.summary.auc_by_week = auc_by_week(feedback, Window.of(self.calendar.nights.start, "2013-12-31"))
+        self.summary.online_prediction = self._predict()
+
+    def _predict(self) -> dict[str, Any]:
+        """Ask the model server for one flight of the last night, as any client would."""
+        table = LakeTable(self.base / "lake/flights/features")
+        night = max(table.snapshot().rows)
+        row = table.read(Window.of(night), columns=list(flights.features.columns)).slice(0, 1).to_pylist()[0]
+        numeric = set(flights.features.numeric)
+        # JSON has no NaN: a missing number is left to the model by the name that the server's REST API gives it.
+        instance = {key: _json_value(value, key in numeric) for key, value in row.items()}
+        body = json.dumps({"instances": [instance]})
+        url = f"http://{self.rest_address}/v1/models/flights/labels/stable:predict"
+        request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=30) as response:
+            answer = json.loads(response.read())
+        prediction = answer["predictions"][0]
+        probability = prediction["probability"] if isinstance(prediction, dict) else prediction
+        return {"curl": f"curl -s -d '{body}' {url}", "probability": float(probability)}
+
+    # the ways to Airflow
+
+    def _run(self, name: str, dag_id: str, conf: Mapping[str, Any]) -> str:
+        run_id = self.rest.trigger(dag_id, conf)
+        state = self.rest.wait(dag_id, run_id, 1800, self._on_task(name, dag_id))
+        if state != "success":
+            raise JobFailed(f"run {run_id} failed", where=dag_id, remedy=f"open it at {self.rest.url}/dags/{dag_id}")
+        return run_id
+
+    def _on_task(self, name: str, dag_id: str) -> Callable[[TaskRow], None]:
+        def show(row: TaskRow) -> None:
+            result = self.rest.result(dag_id, row.run_id, row.task_id) if row.state == "success" else {}
+            rows = int(result.get("rows") or 0)
+            self.say(f"    {row.task_id:28} {row.state:8} {row.duration or 0:7.1f} s {rows or '':>10}")
+            if row.state != "skipped":
+                self.summary.stages.append(StageTime(f"{name}: {row.task_id}", round(row.duration or 0.0, 1), rows))
+
+        return show
+
+    def _backfill(self, dag_id: str, nights: Window) -> None:
+        """`airflow backfill create`; again when SQLite was locked, and only after an earlier backfill has ended."""
+        while any(found["completed_at"] is None for found in self.rest.backfills(dag_id)):
+            time.sleep(2)
+        dates = ("--from-date", str(nights.start), "--to-date", str(nights.end))
+        arguments = ("--dag-id", dag_id, *dates, "--max-active-runs", "4")
+        for last in (False, False, True):
+            try:
+                self._command("airflow", "backfill", "create", *arguments)
+            except JobFailed:
+                if last or self.rest.backfills(dag_id):
+                    raise
+                time.sleep(2)
+            else:
+                return
+
+    def _command(self, name: str, *arguments: str) -> str:
+        program = str(Path(sys.executable).with_name(name))
+        done = subprocess.run(
+            [program, *arguments],
+            env=dict(self.environment),
+            capture_output=True,
+            text=True,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+        if done.returncode:
+            raise JobFailed(f"{name} {arguments[0]}: {done.stderr.strip()[-500:]}", remedy="see the message")
+        return done.stdout
+
+    def _scored(self, nights: Window) -> int:
+        return len(set(nights) & set(LakeTable(self.base / "lake/flights/predictions").snapshot().rows))
+
+    def _step(self, what: str) -> None:
+        self.say(f"\n== {what}")
+
+
+def known(history: Window) -> Window:
+    """Outcomes that have landed by the last midnight of the history."""
+    return Window.of(history.start, history.end - timedelta(days=flights.label.lag))
+
+
+def window(days: Window) -> dict[str, str]:
+    """A window as the DAGs' form takes it."""
+    return {"from": days.start.isoformat(), "to": days.end.isoformat()}
+
+
+def _day(run: Mapping[str, Any]) -> date | None:
+    return date.fromisoformat(run["logical_date"][:10]) if run["logical_date"] else None
+
+
+def _json_value(value: Any, numeric: bool) -> Any:
+    if value is None:
+        return "NaN" if numeric else ""
+    return value

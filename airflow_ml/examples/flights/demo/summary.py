@@ -1,0 +1,104 @@
+"""What the demo shows at its end: a table, champions, AUC by week, and the same as JSON."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.windows import Window
+
+
+@dataclass
+class StageTime:
+    """One stage of the loop: seconds that its tasks took, and rows that they handled."""
+
+    name: str
+    wall_s: float
+    rows: int
+
+
+@dataclass
+class Summary:
+    """The demo's result; `problems` names everything in the loop that did not happen."""
+
+    wall_s: float = 0.0
+    stages: list[StageTime] = field(default_factory=list)
+    nights_scored: int = 0
+    auc_by_week: dict[str, float | None] = field(default_factory=dict)
+    drift: dict[str, Any] = field(default_factory=dict)
+    retraining: dict[str, Any] = field(default_factory=dict)
+    champions: list[dict[str, Any]] = field(default_factory=list)
+    online_prediction: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+
+def find_problems(summary: Summary, nights: int) -> list[str]:
+    """Everything in the loop that did not happen; empty when all did."""
+    judged = [value for value in summary.auc_by_week.values() if value is not None]
+    checks = {
+        f"{summary.nights_scored} of {nights} nights were scored": summary.nights_scored == nights,
+        "no week could be judged": bool(judged),
+        "no drift verdict was reached": summary.drift.get("verdict") == "retrain",
+        "no retraining ended in a promotion or a refusal": summary.retraining.get("outcome")
+        in {"promoted", "rejected"},
+        "there is no champion": bool(summary.champions),
+        "the online prediction was not answered": "probability" in summary.online_prediction,
+    }
+    return [problem for problem, good in checks.items() if not good]
+
+
+def auc_by_week(feedback: LakeTable, window: Window) -> dict[str, float | None]:
+    """ROC AUC of the nightly predictions, for each week that begins in the window; None where a week has one class.
+
+    Args:
+        feedback: Predictions joined with labels.
+        window: Nights that were scored.
+    """
+    from sklearn.metrics import roc_auc_score
+
+    rows = feedback.read(window, columns=["ds", "probability", "label"]).drop_null()
+    days, probability, label = (rows[name].to_pylist() for name in ("ds", "probability", "label"))
+    weeks: dict[date, tuple[list[float], list[bool]]] = {}
+    for day, p, y in zip(days, probability, label, strict=True):
+        start = window.start + timedelta(days=(day - window.start).days // 7 * 7)
+        found = weeks.setdefault(start, ([], []))
+        found[0].append(p)
+        found[1].append(y)
+    return {
+        str(start): round(float(roc_auc_score(y, p)), 4) if len(set(y)) == 2 else None
+        for start, (p, y) in sorted(weeks.items())
+    }
+
+
+def render(summary: Summary) -> str:
+    """The summary as text for a terminal."""
+    lines = ["", f"The loop took {summary.wall_s:.0f} s", "", f"{'stage':44} {'wall s':>8} {'rows':>10}"]
+    lines += [f"{stage.name:44} {stage.wall_s:8.1f} {stage.rows:10}" for stage in summary.stages]
+    lines += ["", f"nights scored: {summary.nights_scored}", "", "AUC of the nightly predictions, by week"]
+    lines += [f"  {week}  {'not judged' if auc is None else f'{auc:.4f}'}" for week, auc in summary.auc_by_week.items()]
+    lines += ["", *_section("drift", summary.drift), *_section("retraining", summary.retraining)]
+    lines += ["champions", *(f"  {json.dumps(champion)}" for champion in summary.champions), ""]
+    lines += _section("online prediction", summary.online_prediction)
+    lines += ["what did not happen:", *(f"  {problem}" for problem in summary.problems)] if summary.problems else []
+    return "\n".join(lines)
+
+
+def _section(title: str, facts: dict[str, Any]) -> Sequence[str]:
+    return [title, *_facts(facts), ""]
+
+
+def _facts(facts: dict[str, Any]) -> Iterable[str]:
+    for key, value in facts.items():
+        if isinstance(value, list):
+            yield f"  {key}:"
+            yield from (f"    - {item}" for item in value)
+        else:
+            yield f"  {key}: {value}"

@@ -1,0 +1,85 @@
+"""What a person asks first about a model: its champion, its challengers, its newest partitions and verdicts."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.errors import AirflowMLError
+from airflow_ml.spec import Model, Platform
+
+TABLES = ("raw", "outcomes", "features", "predictions", "feedback", "decisions")
+_VERDICTS = ("validate", "gates", "release", "monitor", "decide")
+
+
+def model_status(model: Model, platform: Platform) -> dict[str, Any]:
+    """Everything that `airflow-ml status` shows, as JSON values.
+
+    Args:
+        model: The declaration.
+        platform: Where it lives.
+
+    Returns:
+        ``champions`` (history, newest first), ``challengers``, ``partitions`` by table, ``verdicts`` by stage.
+    """
+    from airflow_ml.registry import champions
+
+    base = Path(platform.base)
+    return {
+        "model": model.name,
+        "base": platform.base,
+        "champions": [entry.model_dump(mode="json") for entry in champions.history(platform, model.name)],
+        "challengers": champions.challengers(platform, model.name),
+        "partitions": dict(_partitions(base / "lake" / model.name)),
+        "verdicts": dict(_verdicts(base / "runs" / model.name)),
+    }
+
+
+def _partitions(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for name in TABLES:
+        table = LakeTable(folder / name)
+        if not table.exists():
+            continue
+        try:
+            snapshot = table.snapshot()
+        except AirflowMLError:
+            continue
+        days = list(snapshot.rows)
+        yield (
+            name,
+            {
+                "version": snapshot.version,
+                "partitions": len(days),
+                "first": days[0].isoformat() if days else None,
+                "last": days[-1].isoformat() if days else None,
+                "rows": sum(snapshot.rows.values()),
+            },
+        )
+
+
+def _verdicts(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for stage in _VERDICTS:
+        results = sorted((folder / stage).glob("*/result.json"), key=lambda path: path.stat().st_mtime)
+        if results:
+            found = json.loads(results[-1].read_text(encoding="utf-8"))
+            yield stage, {"window": found["window"], "result": found["uri"], **found["summary"]}
+
+
+def render(status: dict[str, Any]) -> str:
+    """The status as lines for a terminal."""
+    lines = [f"{status['model']}  ({status['base']})", "", "champions, newest first"]
+    champions = [f"  {json.dumps(entry)}" for entry in status["champions"]]
+    lines += champions or ["  none yet: train one, or trigger its *_training DAG"]
+    lines += ["", f"challengers: {', '.join(map(str, status['challengers'])) or 'none'}", "", "tables"]
+    for name, found in status["partitions"].items():
+        lines.append(
+            f"  {name:12} version {found['version']:4}  {found['first']} .. {found['last']}"
+            f"  {found['partitions']} partitions, {found['rows']} rows"
+        )
+    lines += ["", "latest verdicts"]
+    for stage, found in status["verdicts"].items():
+        window = found["window"] or {}
+        facts = {key: value for key, value in found.items() if key not in {"window", "result"}}
+        lines.append(f"  {stage:10} {window.get('from', '')} .. {window.get('to', '')}  {json.dumps(facts)[:300]}")
+    return "\n".join(lines)
