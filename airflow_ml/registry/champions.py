@@ -2,9 +2,9 @@
 
 The one truth lies in small files below ``<base>/releases/<model>/``: ``<version>.json`` for each registered version,
 and ``champions.json``, the list of champions whose last entry rules. An MLflow alias can be moved by anybody with a
-click, without gates and without compare-and-set, so the aliases ``champion`` and ``challenger`` are a mirror for people:
-written after the record, and repaired by the next `promote`. Reading imports no MLflow, so a night is scored without
-paying for it.
+click, without gates and without compare-and-set, so the aliases ``champion`` and ``challenger`` are a mirror for
+people: written after the record, and repaired by the next `promote`. Reading imports no MLflow, so a night is scored
+without paying for it.
 """
 
 import json
@@ -56,7 +56,7 @@ def champion(platform: Platform, model_name: str) -> Release | None:
     Raises:
         NotReleasable: Its gate report is gone or changed.
     """
-    reigns = history(platform, model_name)
+    reigns = _reigns(platform, model_name)
     return release_of(platform, model_name, reigns[-1].version) if reigns else None
 
 
@@ -126,12 +126,24 @@ def record(platform: Platform, release: Release) -> None:
         write_atomically(path, release.model_dump_json(indent=2))
 
 
+def challengers(platform: Platform, model_name: str) -> list[int]:
+    """Versions that passed after the champion did and have not been champion, newest first."""
+    reigns = _reigns(platform, model_name)
+    now = reigns[-1].version if reigns else 0
+    waiting = [r.version for r in releases(platform, model_name) if r.verdict == "passed" and r.version > now]
+    return sorted(set(waiting) - {reign.version for reign in reigns}, reverse=True)
+
+
 def history(platform: Platform, model_name: str) -> tuple[Champion, ...]:
-    """All reigns, the oldest first; the last one is the champion's.
+    """All reigns, the newest first: the first one is the champion's.
 
     Raises:
         BaseError: A newer package wrote the file.
     """
+    return _reigns(platform, model_name)[::-1]
+
+
+def _reigns(platform: Platform, model_name: str) -> tuple[Champion, ...]:
     path = _folder(platform, model_name) / "champions.json"
     if not path.exists():
         return ()
@@ -163,7 +175,7 @@ def promote(
     """
     release_of(platform, release.model, release.version).require_passed()
     with _alone(platform, release.model):
-        reigns = history(platform, release.model)
+        reigns = _reigns(platform, release.model)
         now = reigns[-1].version if reigns else None
         if now != release.version:
             _require_expected(release, reigns, expected, by_hand)
