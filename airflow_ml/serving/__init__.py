@@ -1,0 +1,1 @@
+"""TensorFlow Serving: export, client, deployment and a local server. Importing it costs nothing."""

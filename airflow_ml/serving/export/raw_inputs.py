@@ -1,0 +1,59 @@
+"""The preprocessing as TensorFlow operations: raw columns in, the network's two tensors out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+from airflow_ml.lifecycle.preprocessing import UNKNOWN, Preprocessing, Scaling, Vocabulary
+from airflow_ml.serving.engines import tensorflow
+
+tf = tensorflow()
+
+
+class RawInputs(tf.Module):  # type: ignore[misc, name-defined]
+    """:meth:`Preprocessing.apply` in TensorFlow.
+
+    Args:
+        preprocessing: What was learnt from the training split.
+    """
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__(name="raw_inputs")
+        self._categorical = preprocessing.categorical
+        self._numeric = preprocessing.numeric
+        self.vocabularies = {vocabulary.name: _table(vocabulary) for vocabulary in preprocessing.categorical}
+
+    def specs(self) -> dict[str, Any]:
+        """The serving signature's inputs: one vector of free length a column."""
+        specs = {v.name: tf.TensorSpec([None], tf.as_dtype(v.dtype), name=v.name) for v in self._categorical}
+        return specs | {s.name: tf.TensorSpec([None], tf.float32, name=s.name) for s in self._numeric}
+
+    def __call__(self, columns: Mapping[str, Any]) -> tuple[Any, Any]:
+        """int64 [n, categorical] and float32 [n, numeric]."""
+        rows = tf.shape(next(iter(columns.values())))[0]
+        categorical = [self.vocabularies[v.name].lookup(columns[v.name]) for v in self._categorical]
+        numeric = [_scale(s, columns[s.name]) for s in self._numeric]
+        return (
+            tf.stack(categorical, axis=1) if categorical else tf.zeros([rows, 0], tf.int64),
+            tf.stack(numeric, axis=1) if numeric else tf.zeros([rows, 0], tf.float32),
+        )
+
+
+def _table(vocabulary: Vocabulary) -> Any:
+    # An empty table cannot be initialised; the empty string is the missing value, so it may stand in.
+    whole = vocabulary.dtype == "int64"
+    tokens = vocabulary.tokens or (("0",) if whole else ("",))
+    places = [i for i, _ in enumerate(tokens, start=1)] if vocabulary.tokens else [UNKNOWN]
+    keys = tf.constant([int(t) for t in tokens] if whole else list(tokens), tf.as_dtype(vocabulary.dtype))
+    initializer = tf.lookup.KeyValueTensorInitializer(keys, tf.constant(places, tf.int64))
+    # Tables of one name are shared by all models of a process. With its content in the name, sharing does no harm.
+    content = hashlib.sha256("\0".join(tokens).encode()).hexdigest()[:16]
+    name = f"vocabulary_{vocabulary.dtype}_{content}"
+    return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN, name=name)
+
+
+def _scale(scaling: Scaling, column: Any) -> Any:
+    filled = tf.where(tf.math.is_finite(column), column, tf.constant(scaling.fill, tf.float32))
+    return (filled - tf.constant(scaling.mean, tf.float32)) * tf.constant(scaling.factor, tf.float32)

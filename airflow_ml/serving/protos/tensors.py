@@ -1,0 +1,110 @@
+"""numpy arrays ↔ ``TensorProto``.
+
+Numbers travel as one block of little-endian bytes (``tensor_content``), strings one by one. A reply of the real server
+carries its numbers in typed fields (``float_val`` …) instead, where one value may stand for all: both forms are read.
+
+Source: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/framework/tensor.proto
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from airflow_ml.serving.protos.messages import DATA_TYPES, TensorProto
+
+if TYPE_CHECKING:
+    import numpy as np
+
+STRING = DATA_TYPES["DT_STRING"]
+
+#: TensorFlow's name, numpy's name, the typed field.
+_TYPES = (
+    ("DT_FLOAT", "float32", "float_val"),
+    ("DT_DOUBLE", "float64", "double_val"),
+    ("DT_INT32", "int32", "int_val"),
+    ("DT_INT16", "int16", "int_val"),
+    ("DT_INT8", "int8", "int_val"),
+    ("DT_UINT8", "uint8", "int_val"),
+    ("DT_INT64", "int64", "int64_val"),
+    ("DT_BOOL", "bool", "bool_val"),
+    ("DT_UINT32", "uint32", "uint32_val"),
+    ("DT_UINT64", "uint64", "uint64_val"),
+)
+_NUMPY_OF = {DATA_TYPES[tf]: numpy_name for tf, numpy_name, _ in _TYPES}
+_FIELD_OF = {DATA_TYPES[tf]: field for tf, _, field in _TYPES}
+_NUMBER_OF = {numpy_name: DATA_TYPES[tf] for tf, numpy_name, _ in _TYPES}
+_NAME_OF = {number: name for name, number in DATA_TYPES.items()}
+
+
+def type_name(data_type: int) -> str:
+    """``float32``, ``int64``, ``string`` …: the name of a ``DataType`` number as users write it."""
+    return "string" if data_type == STRING else _NUMPY_OF.get(data_type, _NAME_OF.get(data_type, str(data_type)))
+
+
+def numpy_type(data_type: int) -> str | None:
+    """The numpy dtype of a ``DataType`` number; ``object`` for strings, ``None`` for what we do not carry."""
+    return "object" if data_type == STRING else _NUMPY_OF.get(data_type)
+
+
+def to_proto(array: np.ndarray[Any, Any]) -> Any:
+    """``array`` as a ``TensorProto``. Objects and strings become ``DT_STRING``, ``None`` the empty string.
+
+    Raises:
+        TypeError: the dtype has no counterpart.
+    """
+    proto = TensorProto()
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if array.dtype.kind in "OUS":
+        proto.dtype = STRING
+        proto.string_val.extend(_as_bytes(value) for value in array.ravel().tolist())
+        return proto
+    number = _NUMBER_OF.get(array.dtype.name)
+    if number is None:
+        raise TypeError(
+            f"an array of {array.dtype} cannot be sent to a model server; cast it to float32, int64 or strings"
+        )
+    proto.dtype = number
+    proto.tensor_content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
+    return proto
+
+
+def to_numpy(proto: Any) -> np.ndarray[Any, Any]:
+    """A ``TensorProto`` as an array of its shape; strings as an array of ``bytes`` objects.
+
+    Raises:
+        ValueError: the content does not fill the shape, or is of a type that we do not carry.
+    """
+    import numpy as np
+
+    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+    count = 1
+    for size in shape:
+        count *= size
+    if proto.dtype == STRING:
+        values = np.empty(len(proto.string_val), dtype=object)
+        values[:] = list(proto.string_val)
+    elif (name := _NUMPY_OF.get(proto.dtype)) is None:
+        raise ValueError(f"tensor of type {type_name(proto.dtype)} is not supported")
+    elif proto.tensor_content:
+        values = np.frombuffer(proto.tensor_content, dtype=np.dtype(name).newbyteorder("<"))
+    else:
+        values = np.array(getattr(proto, _FIELD_OF[proto.dtype]), dtype=name)
+    if 0 < len(values) < count:  # trailing equal values are left out: the last one given stands for the rest
+        values = np.concatenate([values, np.repeat(values[-1:], count - len(values))])
+    if len(values) != count:
+        raise ValueError(f"tensor of shape {list(shape)} needs {count} values, got {len(values)}")
+    return values.reshape(shape)
+
+
+def as_text_list(array: np.ndarray[Any, Any]) -> list[str]:
+    """The strings of an array [n] as they are sent; what is missing as the empty string."""
+    return [_as_bytes(value).decode() for value in array.tolist()]
+
+
+def _as_bytes(value: object) -> bytes:
+    if isinstance(value, bytes):
+        return value
+    if value is None or value != value:  # NaN is how pandas and Parquet readers write a missing string
+        return b""
+    return str(value).encode()
