@@ -11,12 +11,14 @@ class Metric(Frozen):
         low: Lower end of the bootstrap interval.
         high: Upper end.
         rows: Labelled rows that it was computed on.
+        reason: Why there is no value; empty when there is one.
     """
 
     value: float | None
     low: float | None = None
     high: float | None = None
     rows: int
+    reason: str = ""
 
 
 class Slice(Frozen):
@@ -57,7 +59,7 @@ class Evaluation(Frozen):
     """A candidate on the test split.
 
     Attributes:
-        metrics: By name: roc_auc, pr_auc, log_loss, brier, and precision and recall at ``threshold``.
+        metrics: By name: roc_auc, pr_auc, log_loss, brier, ece, and precision and recall at ``threshold``.
         slices: One for each value of each declared slice column.
         calibration: Bins of the predicted probability.
         ece: Expected calibration error: the bins' absolute errors, weighted by rows.

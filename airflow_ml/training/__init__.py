@@ -1,0 +1,1 @@
+"""Training: Horovod ranks, the loop, checkpoints, and the built-in network. Imports torch only inside a rank."""

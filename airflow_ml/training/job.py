@@ -1,0 +1,41 @@
+"""`TrainingJob`: what every rank of one training is told, as a JSON file."""
+
+from typing import Any
+
+from pydantic import Field
+
+from airflow_ml.spec.base import EntryPoint, Frozen
+
+
+class TrainingJob(Frozen):
+    """One training. All paths are folders or files that every rank can read.
+
+    Attributes:
+        fingerprint: Identity of the training; a checkpoint of another one is not resumed.
+        train: Folder of Parquet files.
+        validation: Folder of Parquet files.
+        preprocessing: JSON of `lifecycle.preprocessing.Preprocessing`.
+        label: Column of 0 and 1.
+        fit: Entry point of the user's ``fit``, or None for the built-in network.
+        params: For ``fit``.
+        seed: Everything random comes from here.
+        workers: Number of ranks.
+        gpus_per_worker: 0 trains on the CPU.
+        threads: Computing threads of a rank.
+        state: Folder of checkpoints; outlives a failed attempt.
+        out: Folder that rank 0 writes the model into.
+    """
+
+    fingerprint: str
+    train: str
+    validation: str
+    preprocessing: str
+    label: str = "label"
+    fit: EntryPoint | None = None
+    params: dict[str, Any] = Field(default_factory=dict)
+    seed: int = 1
+    workers: int = Field(ge=1)
+    gpus_per_worker: int = Field(default=0, ge=0)
+    threads: int = Field(default=1, ge=1)
+    state: str
+    out: str

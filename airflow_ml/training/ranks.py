@@ -1,0 +1,134 @@
+"""One rank: ``python -m airflow_ml.training.ranks JOB.json``, started by `launch` with Horovod's environment.
+
+A rank dies with its launcher, however that dies: the kernel sends it KILL.
+"""
+
+import ctypes
+import importlib
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from airflow_ml.lifecycle.errors import TrainingFailed
+from airflow_ml.training.events import EventWriter
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from airflow_ml.training.context import FitContext
+    from airflow_ml.training.job import TrainingJob
+
+PARENT = "AIRFLOW_ML_LAUNCHER_PID"
+EVENTS = "AIRFLOW_ML_EVENTS_FD"
+_PR_SET_PDEATHSIG = 1
+_EXAMPLE_ROWS = 16
+
+
+def die_with_launcher() -> None:
+    """Ask the kernel for KILL at the launcher's death; end now when it is dead already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != int(os.environ[PARENT]):
+        os._exit(1)
+
+
+def main(path: Path) -> None:
+    """Train as one rank. An error is sent to the launcher as an event; the exit code says that there was one."""
+    events = EventWriter(int(os.environ[EVENTS]), int(os.environ["HOROVOD_RANK"]))
+    try:
+        _train(path, events)
+    except BaseException as error:
+        traceback.print_exc()
+        what = error.what if isinstance(error, TrainingFailed) else f"{type(error).__name__}: {error}"
+        remedy = error.remedy if isinstance(error, TrainingFailed) else ""
+        events.send("failed", error=type(error).__name__, what=what, remedy=remedy)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Not through atexit: Horovod's shutdown waits for ranks that may be gone.
+        os._exit(1)
+
+
+def _train(path: Path, events: EventWriter) -> None:
+    import horovod.torch as hvd
+    import torch
+
+    from airflow_ml.training import loop
+    from airflow_ml.training.context import FitContext
+    from airflow_ml.training.job import TrainingJob
+
+    job = TrainingJob.model_validate_json(path.read_text(encoding="utf-8"))
+    torch.set_num_threads(job.threads)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    # Filling memory that nobody reads is what that switch costs most.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    hvd.init()
+    context = FitContext(job, events)
+    if context.rank == 0:
+        events.send(
+            "started",
+            workers=context.size,
+            threads=job.threads,
+            train_rows=context.train.total,
+            validation_rows=context.validation.total,
+        )
+    fit: Callable[[FitContext], nn.Module] = _load(job.fit) if job.fit else loop.fit
+    network = fit(context)
+    _same_everywhere(network)
+    validation = context.validate(network)
+    if context.rank == 0:
+        _write(context, network, job, validation)
+    hvd.shutdown()
+
+
+def _load(entry_point: str) -> "Callable[[FitContext], nn.Module]":
+    module, _, name = entry_point.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
+
+
+def _same_everywhere(network: "nn.Module") -> None:
+    """Refuse ranks that have drifted apart: gradients that nobody averaged, or a network built from another seed."""
+    import horovod.torch as hvd
+    import torch
+
+    sums = torch.stack(
+        [torch.stack([w.double().sum(), w.double().abs().sum()]) for w in network.state_dict().values()]
+    ).cpu()
+    gathered = hvd.allgather(sums.flatten().unsqueeze(0), name="weights")
+    if not torch.allclose(gathered, gathered[:1].expand_as(gathered), rtol=1e-4, atol=1e-4, equal_nan=True):
+        raise TrainingFailed(
+            "the ranks ended with different weights",
+            where="the module that fit returned",
+            remedy="build it after context.seed_everything(0), broadcast its parameters, and average gradients with "
+            "hvd.DistributedOptimizer; airflow_ml.training.loop.train does all of it",
+        )
+
+
+def _write(context: "FitContext", network: "nn.Module", job: "TrainingJob", validation: dict[str, float]) -> None:
+    from airflow_ml.training import model_files
+
+    example = next(context.train.in_order(_EXAMPLE_ROWS))
+    history = context.history
+    best = next((entry["epoch"] for entry in reversed(history) if entry.get("best")), len(history))
+    summary: dict[str, Any] = {
+        "best_epoch": best,
+        "epochs": len(history),
+        "resumed_from_epoch": context.resumed_from,
+        "train_rows": context.train.total,
+        **validation,
+    }
+    model_files.write(
+        Path(job.out),
+        network,
+        (example.categorical, example.numeric),
+        Path(job.preprocessing),
+        {**summary, "history": history},
+    )
+    context.events.send("finished", **summary)
+
+
+if __name__ == "__main__":
+    die_with_launcher()
+    main(Path(sys.argv[1]))

@@ -1,0 +1,147 @@
+"""A small training set, laid out as the stage `training_set` leaves it."""
+
+import json
+from collections.abc import Callable
+from datetime import date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from airflow_ml.lifecycle.preprocessing import fit
+from airflow_ml.lifecycle.requests import FileOutput, JobRequest, JobResult
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.spec import Column, Features, Files, Horovod, Label, Model, Platform, Schema, at_least
+from airflow_ml.storage import sha256
+from airflow_ml.training.job import TrainingJob
+
+CATEGORICAL = ("carrier", "dest")
+NUMERIC = ("hour", "wind", "distance")
+START = date(2013, 1, 1)
+
+
+def table(rows: int, seed: int = 0) -> pa.Table:
+    """Rows whose label depends on hour, carrier and wind, in the order of time."""
+    generator = np.random.default_rng(seed)
+    carrier = generator.choice(["AA", "B6", "DL", "UA"], rows)
+    hour = generator.integers(5, 23, rows).astype(float)
+    wind = generator.gamma(2, 5, rows)
+    logit = (hour - 14) / 4 + (carrier == "B6") + np.sin(wind) - 1.5
+    label = (generator.uniform(size=rows) < 1 / (1 + np.exp(-logit))).astype(np.int8)
+    wind[generator.uniform(size=rows) < 0.05] = np.nan
+    days = [START + timedelta(days=int(n)) for n in np.arange(rows) * 60 // rows]
+    return pa.table(
+        {
+            "entity": [f"e{n:06d}" for n in range(rows)],
+            "event_time": pa.array([datetime(d.year, d.month, d.day) for d in days], pa.timestamp("us")),
+            "carrier": carrier,
+            "dest": generator.choice([f"D{n:02d}" for n in range(30)], rows),
+            "hour": hour,
+            "wind": pa.array(wind, from_pandas=True),
+            "distance": generator.uniform(100, 3000, rows),
+            "origin": generator.choice(["EWR", "JFK", "LGA"], rows),
+            "label": label,
+            "ds": pa.array(days, pa.date32()),
+        }
+    )
+
+
+def write_splits(folder: Path, rows: int = 6000, group_rows: int = 500) -> None:
+    """Folders train, validation and test of two Parquet files each, and preprocessing.json."""
+    whole = table(rows)
+    cuts = [0, int(rows * 0.7), int(rows * 0.85), rows]
+    for name, first, last in zip(("train", "validation", "test"), cuts, cuts[1:], strict=False):
+        split = whole.slice(first, last - first)
+        (folder / name).mkdir(parents=True)
+        half = split.num_rows // 2
+        pq.write_table(split.slice(0, half), folder / name / "part-00000.parquet", row_group_size=group_rows)
+        pq.write_table(split.slice(half), folder / name / "part-00001.parquet", row_group_size=group_rows)
+    train = whole.slice(0, cuts[1])
+    columns = {name: train.column(name).to_numpy() for name in (*CATEGORICAL, *NUMERIC)}
+    (folder / "preprocessing.json").write_text(fit(columns, CATEGORICAL, NUMERIC).to_json())
+
+
+@pytest.fixture(scope="session")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The three splits, shared: nobody writes there."""
+    folder = tmp_path_factory.mktemp("training-set")
+    write_splits(folder)
+    return folder
+
+
+@pytest.fixture
+def job(splits: Path, tmp_path: Path) -> Callable[..., TrainingJob]:
+    """Makes a job on the shared splits; its state and model lie in a folder of their own."""
+
+    def make(name: str = "run", workers: int = 1, **changed: Any) -> TrainingJob:
+        params = {"epochs": 2, "batch_size": 256, "hidden": [16], "dropout": 0.0, **changed.pop("params", {})}
+        values: dict[str, Any] = {
+            "fingerprint": "f" * 64,
+            "train": str(splits / "train"),
+            "validation": str(splits / "validation"),
+            "preprocessing": str(splits / "preprocessing.json"),
+            "workers": workers,
+            "state": str(tmp_path / name / "state"),
+            "out": str(tmp_path / name / "model"),
+            **changed,
+        }
+        return TrainingJob(params=params, **values)
+
+    return make
+
+
+def model(**training: Any) -> Model:
+    """A declaration that fits the splits."""
+    source = Schema(columns=(Column(name="entity", type="string"),), key="entity")
+    return Model(
+        name="toy",
+        source=Files(path="{ds}.csv", schema=source),
+        features=Features(
+            build="toy:build", entity="entity", event_time="event_time", categorical=CATEGORICAL, numeric=NUMERIC
+        ),
+        label=Label(compute="toy:late", source=Files(path="out/{ds}.csv", schema=source)),
+        training=Horovod(
+            **{
+                "params": {"epochs": 3, "batch_size": 128, "hidden": [16], "learning_rate": 0.02},
+                "window": 60,
+                **training,
+            },
+        ),
+        gates=(at_least("roc_auc", 0.5),),
+        slices=("carrier", "origin", "hour"),
+        start=START,
+        declared_in="toy",
+    )
+
+
+@pytest.fixture
+def request_of(splits: Path, tmp_path: Path) -> Callable[..., JobRequest]:
+    """Makes a request whose upstream results name the shared splits."""
+
+    def make(stage: str, declared: Model | None = None, **changed: Any) -> JobRequest:
+        declared = declared or model()
+        platform = Platform(base=str(tmp_path / "base"))
+        window = Window.of(START, START + timedelta(days=59))
+        request = JobRequest(stage=stage, model=declared, platform=platform, window=window, **changed)
+        path = tmp_path / "base" / "runs" / "toy" / "training_set" / "given" / "result.json"
+        names = {"train": "train", "validation": "validation", "test": "test", "preprocessing": "preprocessing.json"}
+        result = JobResult(
+            stage="training_set",
+            model="toy",
+            fingerprint="a" * 64,
+            spec_hash=request.spec_hash,
+            code_version="1",
+            window=window,
+            outputs={
+                name: FileOutput(uri=str(splits / file), sha256=sha256(splits / file)) for name, file in names.items()
+            },
+            uri=str(path),
+        )
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(result.model_dump(mode="json")))
+        return request.model_copy(update={"inputs": {"training_set": str(path), **request.inputs}})
+
+    return make
