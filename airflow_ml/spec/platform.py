@@ -58,6 +58,7 @@ class Platform(Frozen):
         base: Folder of the lake, runs, registry and serving. A relative path is refused: tasks start in many folders.
         landing: Root of relative source paths; None is ``<base>/landing``.
         registry: MLflow tracking URI; None is a SQLite file below the base.
+        registry_ui: Address of MLflow's pages, for links; None is the registry where that is an HTTP server, else no links.
         compute: For stages that `computes` does not name.
         computes: Stage name to compute.
         serving: The model server.
@@ -69,6 +70,7 @@ class Platform(Frozen):
     base: str
     landing: str | None = None
     registry: str | None = None
+    registry_ui: str | None = None
     compute: LocalCompute = LocalCompute()
     computes: dict[str, LocalCompute] = Field(default_factory=dict)
     serving: ServingTarget = ServingTarget()

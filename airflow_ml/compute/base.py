@@ -1,0 +1,180 @@
+"""The port behind which stages run, and the one decision that follows every look at a job.
+
+`follow` is pure: the loop below and a trigger differ only in how they wait, so they cannot disagree about what an ended job
+means.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import ClassVar, Protocol
+
+from airflow_ml.lifecycle.errors import AirflowMLError, JobFailed
+from airflow_ml.lifecycle.requests import JobRequest, JobResult
+from airflow_ml.spec.base import Frozen
+
+_SHORTEST_S = 0.05
+_LONGEST_S = 0.5
+
+
+class Handle(Frozen):
+    """A submitted job, in plain values: a trigger on another machine can go on with it.
+
+    Attributes:
+        kind: Of the compute that knows it.
+        id: Unique to one submission; names the request's folder.
+        folder: Folder of ``request.json`` and ``response.json``.
+        pid: Process of a local job, for people; a compute of another kind leaves it out.
+    """
+
+    kind: str
+    id: str
+    folder: str
+    pid: int | None = None
+
+
+class Phase(StrEnum):
+    """How far a job is."""
+
+    RUNNING = "running"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class JobState:
+    """What a look at a job found.
+
+    Attributes:
+        phase: How far it is.
+        exit_code: Of an ended process; negative for a signal; None where there is none to know.
+        response: What the job wrote, for an ended one: its result, its error, or None for neither.
+        detail: What the compute knows about the end (evicted, out of memory, host lost).
+    """
+
+    phase: Phase
+    exit_code: int | None = None
+    response: JobResult | AirflowMLError | None = None
+    detail: str = ""
+
+
+class Compute(Protocol):
+    """Runs a request somewhere.
+
+    Attributes:
+        outlives_task: Whether a job goes on when the task that submitted it ends. Only such a job can be waited for in a
+            trigger; any other is waited for in the worker.
+    """
+
+    outlives_task: ClassVar[bool]
+
+    def submit(self, request: JobRequest, secrets: Mapping[str, str]) -> Handle:
+        """Start a job.
+
+        Args:
+            request: What to do; it is written where the job finds it.
+            secrets: Environment variables of the job; never written anywhere by us.
+        """
+
+    def poll(self, handle: Handle) -> JobState:
+        """Look at a job; returns at once."""
+
+    def logs(self, handle: Handle) -> list[str]:
+        """Lines that were logged since the last call."""
+
+    def pause(self, handle: Handle, seconds: float) -> None:
+        """Wait, or return early because there is something to see."""
+
+    def cancel(self, handle: Handle, wait: bool = True) -> None:
+        """End a job and everything that it started.
+
+        Args:
+            handle: The job; one that has ended already is left alone.
+            wait: False only asks, for a caller in a signal handler.
+        """
+
+
+@dataclass(frozen=True)
+class Next:
+    """What follows a look at a job. At most one of the fields is set; none of them means: look again.
+
+    Attributes:
+        result: The job is done.
+        error: It failed.
+        overdue: It runs for longer than it may: cancel it, then raise this.
+    """
+
+    result: JobResult | None = None
+    error: AirflowMLError | None = None
+    overdue: AirflowMLError | None = None
+
+
+def follow(state: JobState, now: float, deadline: float | None = None) -> Next:
+    """Decide what follows.
+
+    A job that wrote its result and was killed right after is done: the result is written last. One that ended well and
+    wrote nothing has failed.
+
+    Args:
+        state: What was found.
+        now: The clock that the deadline is on, in seconds.
+        deadline: When the job has to be done.
+    """
+    if state.phase is Phase.RUNNING:
+        if deadline is not None and now >= deadline:
+            return Next(
+                overdue=JobFailed(
+                    "the job ran for longer than it may", remedy="raise the timeout, or give it less to do"
+                )
+            )
+        return Next()
+    if isinstance(state.response, JobResult):
+        return Next(result=state.response)
+    if state.response is not None:
+        return Next(error=state.response)
+    return Next(
+        error=JobFailed(_ending(state), remedy="see the log above; a retry starts from the last committed state")
+    )
+
+
+def _ending(state: JobState) -> str:
+    if state.exit_code is None:
+        what = "the job is gone"
+    elif state.exit_code < 0 or state.exit_code > 128:
+        number = -state.exit_code if state.exit_code < 0 else state.exit_code - 128
+        hint = " (killed: out of memory?)" if number == 9 else ""
+        what = f"the job was ended by signal {number}{hint}"
+    else:
+        what = f"the job ended with exit code {state.exit_code}"
+    return f"{what} and wrote no result" + (f": {state.detail}" if state.detail else "")
+
+
+def wait(compute: Compute, handle: Handle, tell: Callable[[str], None], deadline: float | None = None) -> JobResult:
+    """Wait for a job in this process, telling its log lines as they come. However this ends, the job has ended.
+
+    Args:
+        compute: Where it runs.
+        handle: The job.
+        tell: Called with each log line.
+        deadline: On `time.monotonic`.
+
+    Raises:
+        AirflowMLError: What the job said, or that it ended without saying anything.
+    """
+    delay = _SHORTEST_S
+    try:
+        while True:
+            state = compute.poll(handle)
+            for line in compute.logs(handle):
+                tell(line)
+            following = follow(state, time.monotonic(), deadline)
+            if following.result is not None:
+                return following.result
+            error = following.error or following.overdue
+            if error is not None:
+                raise error
+            compute.pause(handle, delay)
+            delay = min(delay * 1.5, _LONGEST_S)
+    finally:
+        # A timeout or an interrupt is raised anywhere in the loop; nothing may be left behind it.
+        compute.cancel(handle)

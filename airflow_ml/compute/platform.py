@@ -1,0 +1,116 @@
+"""Where the platform comes from: a module's attribute, or plain settings; never a user's model file.
+
+The CLI reads ``AIRFLOW_ML_*`` variables; `airflow_ml.hooks` reads the same names from Airflow's configuration or a
+connection.
+"""
+
+import importlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.spec import Platform
+
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "base": ("base",),
+    "landing": ("landing",),
+    "registry": ("registry",),
+    "registry_ui": ("registry_ui",),
+    "python": ("compute", "python"),
+    "grace_s": ("compute", "grace_s"),
+    "serving_folder": ("serving", "folder"),
+    "serving_grpc": ("serving", "grpc"),
+    "serving_rest": ("serving", "rest"),
+    "smtp_conn_id": ("alerts", "smtp_conn_id"),
+    "alerts_to": ("alerts", "to"),
+    "alerts_sender": ("alerts", "sender"),
+    "connections": ("connections",),
+}
+"""Name of a setting to the field of `Platform` that it fills."""
+
+PREFIX = "AIRFLOW_ML_"
+
+
+def load_platform(environ: Mapping[str, str]) -> Platform:
+    """The platform of environment variables.
+
+    ``AIRFLOW_ML_PLATFORM=module:attribute`` names one, or ``AIRFLOW_ML_BASE`` and the other names of `SETTINGS` make one;
+    without any, the base is ``airflow-ml`` in the user's data folder.
+
+    Raises:
+        SpecError: They make no platform.
+    """
+    settings = {name: value for name in ("platform", *SETTINGS) if (value := environ.get(f"{PREFIX}{name.upper()}"))}
+    if not settings.keys() & {"platform", "base"}:
+        data = environ.get("XDG_DATA_HOME") or f"{environ.get('HOME') or Path.home()}/.local/share"
+        settings["base"] = f"{data}/airflow-ml"
+    return platform_from(settings, where=f"{PREFIX}* variables")
+
+
+def platform_from(settings: Mapping[str, Any], where: str) -> Platform:
+    """A platform from settings.
+
+    Args:
+        settings: ``platform`` alone, or names of `SETTINGS`; ``alerts_to`` separates by commas, ``connections`` is JSON.
+        where: They come from, for messages.
+
+    Raises:
+        SpecError: They make no platform.
+    """
+    given = {name: value for name, value in settings.items() if value not in (None, "")}
+    named = given.pop("platform", None)
+    if named is not None:
+        if given:
+            raise SpecError(
+                f"`platform` and {', '.join(sorted(given))} are both set",
+                where=where,
+                remedy="set one platform, or plain settings",
+            )
+        return _named(str(named), where)
+    fields: dict[str, Any] = {}
+    for name, value in given.items():
+        if name not in SETTINGS:
+            raise SpecError(
+                f"there is no setting {name!r}", where=where, remedy=f"use {', '.join(['platform', *SETTINGS])}"
+            )
+        *parents, field = SETTINGS[name]
+        target = fields
+        for parent in parents:
+            target = target.setdefault(parent, {})
+        target[field] = _parsed(name, value, where)
+    try:
+        return Platform.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise SpecError(f"{field}: {first['msg']}", where=where, remedy="correct the setting") from error
+
+
+def _parsed(name: str, value: Any, where: str) -> Any:
+    if name == "alerts_to" and isinstance(value, str):
+        return [address.strip() for address in value.split(",") if address.strip()]
+    if name == "connections" and isinstance(value, str):
+        try:
+            return json.loads(value)
+        except ValueError as error:
+            raise SpecError(
+                "`connections` is not JSON", where=where, remedy='write {"VARIABLE": "connection_id"}'
+            ) from error
+    return value
+
+
+def _named(name: str, where: str) -> Platform:
+    module, _, attribute = name.partition(":")
+    try:
+        found = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise SpecError(
+            f"no platform {name!r}: {error}", where=where, remedy="write module:attribute of a Platform"
+        ) from error
+    if not isinstance(found, Platform):
+        raise SpecError(f"{name!r} is not a Platform", where=where, remedy="write module:attribute of a Platform")
+    return found

@@ -1,0 +1,1 @@
+"""What the Airflow side asks before it sends a request: the platform, its secrets, and what is already there."""

@@ -1,0 +1,1 @@
+"""Alerts of a model in production."""

@@ -1,0 +1,70 @@
+"""Buttons of a task: its report, its MLflow run, its model version."""
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from airflow.sdk import BaseOperatorLink, conf
+
+from airflow_ml.lifecycle.requests import JobResult
+from airflow_ml.spec import Platform
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperator
+    from airflow.sdk.types import TaskInstanceKey
+
+__all__ = ["MLflowRunLink", "ModelVersionLink", "ReportLink", "StageLink", "links_of", "report_url"]
+
+
+class StageLink(BaseOperatorLink):
+    """A link that a stage operator knows after its job: it is stored as an XCom, where the UI finds it."""
+
+    def get_link(self, operator: "BaseOperator", *, ti_key: "TaskInstanceKey") -> str:
+        """The address; empty when the result has nothing to show here."""
+        links: dict[str, str] = getattr(operator, "links", {})
+        return links.get(self.xcom_key, "")
+
+
+class ReportLink(StageLink):
+    """The report for people, served by the API server."""
+
+    name = "Report"
+
+
+class MLflowRunLink(StageLink):
+    """The run in MLflow."""
+
+    name = "MLflow run"
+
+
+class ModelVersionLink(StageLink):
+    """The version in the model registry."""
+
+    name = "Model version"
+
+
+def report_url(dag_id: str, model: str, request: str, report: str) -> str:
+    """Address of a report: the DAG decides who may see it, the request which file it is."""
+    base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    return f"{base}/airflow-ml/reports/{quote(dag_id, safe='')}/{model}/{request}/{quote(report, safe='')}"
+
+
+def links_of(result: JobResult, platform: Platform, dag_id: str, request: str) -> dict[str, str]:
+    """XCom key to address, for what the result has."""
+    links: dict[str, str] = {}
+    for report in list(result.reports)[:1]:
+        links[ReportLink().xcom_key] = report_url(dag_id, result.model, request, report)
+    ui = mlflow_ui(platform)
+    run, version = result.summary.get("mlflow_run_id"), result.summary.get("version")
+    if ui and run:
+        experiment: Any = result.summary.get("mlflow_experiment_id", 0)
+        links[MLflowRunLink().xcom_key] = f"{ui}/#/experiments/{experiment}/runs/{run}"
+    if ui and version:
+        links[ModelVersionLink().xcom_key] = f"{ui}/#/models/{result.model}/versions/{version}"
+    return links
+
+
+def mlflow_ui(platform: Platform) -> str | None:
+    """Address of MLflow's pages; None where no server is known."""
+    if platform.registry_ui:
+        return platform.registry_ui.rstrip("/")
+    return platform.registry_uri.rstrip("/") if platform.registry_uri.startswith("http") else None

@@ -1,0 +1,162 @@
+"""`StageOperator`: a task that sends one request to a compute, waits for it, and keeps the result."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow.sdk import BaseOperator, conf
+
+from airflow_ml.compute import Compute, Handle, open_compute, wait
+from airflow_ml.compute.local import die_with_parent
+from airflow_ml.hooks.platform import PlatformHook
+from airflow_ml.hooks.windows import FROM_RUN, TO_RUN, rendered_window
+from airflow_ml.lifecycle.errors import AirflowMLError
+from airflow_ml.lifecycle.requests import Coordinates, JobRequest, JobResult
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.operators.errors import as_airflow
+from airflow_ml.operators.links import MLflowRunLink, ModelVersionLink, ReportLink, links_of
+from airflow_ml.operators.results import NOTE, note_of, to_xcom
+from airflow_ml.spec import Model, Platform
+
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+
+class StageOperator(BaseOperator):
+    """Runs a stage for a model.
+
+    A retry, a cleared task and a repeated run cost little: a request whose result exists returns it.
+
+    Args:
+        model: The declaration.
+        start: First partition, templated; the default is ``params.from``, else the run's logical date.
+        end: Last partition, templated; the default is ``params.to``, else ``params.from``, else the run's logical date.
+        inputs: Stage name to what its operator returned (``operator.output``) or to the URI of its result; a stage that
+            is not named is found by its fingerprint.
+        stage_params: Parameters of the stage.
+        platform: Where things are; None asks Airflow's configuration when the task runs.
+        airflow_ml_conn_id: Connection of type ``airflow_ml`` that describes the platform.
+        deferrable: Whether to leave the worker while a job runs. It does so where the job outlives its task; a local
+            process ends with its task and is always waited for in the worker.
+    """
+
+    stage: ClassVar[str]
+    noted: ClassVar[bool] = False
+    """Whether the verdict or decision of this stage becomes the note of the DAG run."""
+    window_start: ClassVar[str] = FROM_RUN
+    window_end: ClassVar[str] = TO_RUN
+
+    template_fields: Sequence[str] = ("start", "end", "inputs", "stage_params", "airflow_ml_conn_id")
+    template_fields_renderers: ClassVar[dict[str, str]] = {"inputs": "json", "stage_params": "json"}
+    operator_extra_links: "Sequence[BaseOperatorLink]" = (ReportLink(), MLflowRunLink(), ModelVersionLink())
+    ui_color = "#e8f0fb"
+
+    def __init__(
+        self,
+        *,
+        model: Model,
+        start: str | None = None,
+        end: str | None = None,
+        inputs: Mapping[str, Any] | None = None,
+        stage_params: Mapping[str, Any] | None = None,
+        platform: Platform | None = None,
+        airflow_ml_conn_id: str | None = None,
+        deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.model = model
+        self.start = self.window_start if start is None else start
+        self.end = self.window_end if end is None else end
+        self.inputs = dict(inputs or {})
+        self.stage_params = dict(stage_params or {})
+        self.platform = platform
+        self.airflow_ml_conn_id = airflow_ml_conn_id
+        self.deferrable = deferrable
+        self.links: dict[str, str] = {}
+        self._job: tuple[Compute, Handle] | None = None
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        """Send the request, wait, and return what later tasks need."""
+        hook = PlatformHook(self.airflow_ml_conn_id, self.platform)
+        try:
+            request = self.request(context, hook.platform)
+            compute = open_compute(hook.platform.compute_for(self.stage))
+            if not compute.outlives_task and _under_supervisor():
+                die_with_parent()
+            handle = compute.submit(request, hook.secrets())
+            self._job = compute, handle
+            self.log.info("stage %s of %s%s: %s", self.stage, self.model.name, _of(request.window), handle.folder)
+            result = wait(compute, handle, self._tell)
+        except AirflowMLError as error:
+            raise as_airflow(error) from None
+        return self.finish(context, hook.platform, result, handle)
+
+    def request(self, context: "Context", platform: Platform) -> JobRequest:
+        """The request of this task."""
+        ti = context["ti"]
+        return JobRequest(
+            stage=self.stage,
+            model=self.model,
+            platform=platform,
+            window=self.window(context, platform),
+            params=self.parameters(context),
+            inputs={
+                stage: given if isinstance(given, str) else given["uri"]
+                for stage, given in self.inputs.items()
+                if given
+            },
+            coordinates=Coordinates(
+                dag_id=ti.dag_id,
+                task_id=ti.task_id,
+                run_id=ti.run_id,
+                map_index=-1 if ti.map_index is None else ti.map_index,
+                try_number=ti.try_number,
+            ),
+        )
+
+    def window(self, context: "Context", platform: Platform) -> Window | None:
+        """The partitions of this task."""
+        return rendered_window(self.model, self.start, self.end)
+
+    def parameters(self, context: "Context") -> dict[str, Any]:
+        """Stage parameters; empty values are left out, as templates of params that nobody set render to them."""
+        return {name: value for name, value in self.stage_params.items() if value not in (None, "")}
+
+    def finish(self, context: "Context", platform: Platform, result: JobResult, handle: Handle) -> dict[str, Any]:
+        """Links, the note for the run, and the XCom."""
+        ti = context["ti"]
+        self.links = links_of(result, platform, ti.dag_id, handle.id)
+        note = note_of(result) if self.noted else None
+        if note is not None:
+            ti.xcom_push(key=NOTE, value=note)
+        for outlet in self.outlets:
+            context["outlet_events"][outlet].extra = {
+                "stage": self.stage,
+                "window": str(result.window or ""),
+                "uri": result.uri,
+            }
+        return to_xcom(result, handle.id)
+
+    def on_kill(self) -> None:
+        """Ask the job to end; `execute` then finds it ended. Called in a signal handler, so nothing waits here."""
+        if self._job is not None:
+            compute, handle = self._job
+            compute.cancel(handle, wait=False)
+
+    def _tell(self, line: str) -> None:
+        level, _, text = line.partition(" ")
+        if level in ("WARNING", "ERROR", "CRITICAL"):
+            (self.log.warning if level == "WARNING" else self.log.error)("%s", text)
+        else:
+            self.log.info("%s", text if level in ("INFO", "DEBUG") else line)
+
+
+def _of(window: Window | None) -> str:
+    return f", {window}" if window else ""
+
+
+def _under_supervisor() -> bool:
+    """Whether this process is a task's own: `airflow dags test` runs tasks in the process of the command."""
+    from airflow.sdk.execution_time import task_runner
+
+    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), task_runner.CommsDecoder)

@@ -1,0 +1,118 @@
+"""Training operators: one window and one declaration, from the training set to the registered version."""
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import date, timedelta
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from airflow_ml.hooks.readiness import newest
+from airflow_ml.hooks.windows import FROM_PARAM, TO_PARAM, rendered_window
+from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.requests import JobRequest
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.operators.stage import StageOperator
+from airflow_ml.spec import Platform
+
+if TYPE_CHECKING:
+    from airflow.sdk import Context
+
+
+class TrainingOperator(StageOperator):
+    """A stage of a training run. All stages of a run have one window: given to the first, handed on by its result.
+
+    Args:
+        training_params: Overrides of ``model.training.params``, templated; a mapping, or JSON of one. They change the
+            declaration for this run, so every stage of the run has to have the same.
+        **kwargs: As of `StageOperator`.
+    """
+
+    window_start: ClassVar[str] = FROM_PARAM
+    window_end: ClassVar[str] = TO_PARAM
+    template_fields: Sequence[str] = (*StageOperator.template_fields, "training_params")
+
+    def __init__(self, *, training_params: Mapping[str, Any] | str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.training_params = training_params
+
+    def request(self, context: "Context", platform: Platform) -> JobRequest:
+        """The request, with the overrides in its declaration."""
+        request = super().request(context, platform)
+        given = json.loads(self.training_params) if isinstance(self.training_params, str) else self.training_params
+        changes = {name: value for name, value in (given or {}).items() if value is not None}
+        if not changes:
+            return request
+        training = self.model.training.model_copy(update={"params": {**self.model.training.params, **changes}})
+        return request.model_copy(update={"model": self.model.model_copy(update={"training": training})})
+
+    def window(self, context: "Context", platform: Platform) -> Window | None:
+        """The window of the inputs, which the first stage has chosen; without inputs the given one."""
+        for given in self.inputs.values():
+            if isinstance(given, Mapping) and given.get("window"):
+                return Window.model_validate(given["window"])
+        return self.chosen(context, platform)
+
+    def chosen(self, context: "Context", platform: Platform) -> Window:
+        """``from`` and ``to`` as given; without ``from`` the declared length, without ``to`` the newest day with labels.
+
+        Raises:
+            SpecError: Nothing is given and nothing has labels yet.
+        """
+        given = rendered_window(self.model, self.start, self.end)
+        if given is not None and self.start and self.end:
+            return given
+        end = given.end if given is not None and self.end else self._newest_labelled(context, platform)
+        start = (
+            given.start if given is not None and self.start else end - timedelta(days=self.model.training.window - 1)
+        )
+        return Window.of(max(start, self.model.start), end)
+
+    def _newest_labelled(self, context: "Context", platform: Platform) -> date:
+        found = newest(platform, self.model, "outcomes")
+        if found is None:
+            raise SpecError(
+                "no partition has labels yet",
+                where=f"model {self.model.name}",
+                remedy=f"run {self.model.name}_data for the history first, or give `to`",
+            )
+        logical_date = context.get("logical_date")
+        if logical_date is None:
+            return date.fromisoformat(found)
+        # What was known at the run's 00:00: a run of the past trains as it would have trained then.
+        return min(date.fromisoformat(found), logical_date.date() - timedelta(days=self.model.label.lag))
+
+
+class BuildTrainingSetOperator(TrainingOperator):
+    """Features and labels, pinned and split by time."""
+
+    stage: ClassVar[str] = "training_set"
+
+
+class TrainModelOperator(TrainingOperator):
+    """Trains by Horovod; a retry goes on from the last checkpoint."""
+
+    stage: ClassVar[str] = "train"
+
+
+class EvaluateModelOperator(TrainingOperator):
+    """The trained model and the champion on the same test rows."""
+
+    stage: ClassVar[str] = "evaluate"
+
+
+class ExportModelOperator(TrainingOperator):
+    """The trained network as a SavedModel, refused unless it answers the same."""
+
+    stage: ClassVar[str] = "export"
+
+
+class CheckGatesOperator(TrainingOperator):
+    """The declared gates. A rejected model is a normal result: the task succeeds, and says ``rejected``."""
+
+    stage: ClassVar[str] = "gates"
+    noted: ClassVar[bool] = True
+
+
+class RegisterModelOperator(TrainingOperator):
+    """A version in the registry, rejected or not."""
+
+    stage: ClassVar[str] = "register"

@@ -1,0 +1,78 @@
+"""`model_dags`: the five DAGs of a model.
+
+Timetables are explicit: what a plain ``@daily`` means differs between deployments of Airflow 3.
+"""
+
+import json
+from datetime import UTC, datetime, time
+from typing import Any
+
+from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable
+
+from airflow_ml.pipelines import groups
+from airflow_ml.pipelines.docs import doc
+from airflow_ml.pipelines.forms import ReleaseForm, ScoringForm, WindowForm, form, training_form
+from airflow_ml.spec import Model, Platform
+
+MIDNIGHT = "0 0 * * *"
+
+
+def model_dags(model: Model, platform: Platform | None = None) -> dict[str, DAG]:
+    """The DAGs of a model, by their ids: ``globals().update(model_dags(flights))`` in a DAG file.
+
+    Args:
+        model: The declaration.
+        platform: Where things are; None, the usual case, asks Airflow's configuration when a task runs.
+
+    Returns:
+        ``<model>_data``, ``_training``, ``_scoring``, ``_monitoring`` and ``_release``.
+    """
+    # The partition of a run is its logical date. Data and scoring run at its 00:00 with what has landed by then;
+    # monitoring runs when the day is over, in order, because a decision counts the earlier ones.
+    at_midnight = CronTriggerTimetable(MIDNIGHT, timezone="UTC")
+    after_the_day = CronDataIntervalTimetable(MIDNIGHT, timezone="UTC")
+    with _dag(model, "data", schedule=at_midnight, params=form(WindowForm), max_active_runs=2) as data:
+        groups.data_tasks(model, platform)
+    with _dag(model, "training", schedule=None, params=form(training_form(model)), max_active_runs=1) as training:
+        groups.training_tasks(model, platform, _overrides(model))
+    with _dag(model, "scoring", schedule=at_midnight, params=form(ScoringForm), max_active_runs=4) as scoring:
+        groups.scoring_tasks(model, platform)
+    with _dag(model, "monitoring", schedule=after_the_day, params=form(WindowForm), max_active_runs=1) as monitoring:
+        groups.monitoring_tasks(model, platform)
+    with _dag(model, "release", schedule=None, params=form(ReleaseForm), max_active_runs=1) as release:
+        groups.release_tasks(model, platform)
+    for dag in (data, scoring, monitoring):
+        _bound(dag, model)
+    return {dag.dag_id: dag for dag in (data, training, scoring, monitoring, release)}
+
+
+def _dag(model: Model, what: str, **kwargs: Any) -> DAG:
+    return DAG(
+        dag_id=f"{model.name}_{what}",
+        # Catching up makes a run for every day since the start as soon as somebody unpauses: history goes in bulk, by hand.
+        catchup=False,
+        default_args={**groups.TASK_DEFAULTS, "owner": model.owner},
+        tags=["airflow-ml", f"model:{model.name}", what],
+        doc_md=doc(model, what),
+        **kwargs,
+    )
+
+
+def _bound(dag: DAG, model: Model) -> None:
+    """Schedule only the partitions that exist.
+
+    Done when the tasks are there, because tasks inherit the dates: a run by hand with a logical date after the end would
+    then have no tasks, and Airflow would call it a success. Without, its first task refuses the partition.
+    """
+    dag.start_date = datetime.combine(model.start, time(), UTC)
+    if model.end is not None:
+        dag.end_date = datetime.combine(model.end, time(), UTC)
+
+
+def _overrides(model: Model) -> str | None:
+    """A template: JSON of the form's training parameters, null where nobody set one."""
+    names = [name for name in training_form(model).model_fields if name in model.training.params]
+    if not names:
+        return None
+    entries = ", ".join(f"{json.dumps(name)}: params.get({json.dumps(name)})" for name in names)
+    return "{{ {" + entries + "} | tojson }}"

@@ -1,0 +1,159 @@
+"""The tasks of one pipeline: the same in the DAGs of `model_dags` and as a task group in a DAG of one's own."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import TaskGroup, TriggerRule
+
+from airflow_ml.operators import (
+    BuildFeaturesOperator,
+    BuildTrainingSetOperator,
+    CheckGatesOperator,
+    DecideRetrainingOperator,
+    EvaluateModelOperator,
+    ExportModelOperator,
+    IngestOperator,
+    IngestOutcomesOperator,
+    JoinFeedbackOperator,
+    MonitorModelOperator,
+    RegisterModelOperator,
+    ReleaseModelOperator,
+    ScoreOperator,
+    TrainModelOperator,
+    TriggerTrainingOperator,
+    ValidateDataOperator,
+)
+from airflow_ml.pipelines.assets import model_asset
+from airflow_ml.sensors import LabelsArrivedSensor, LandingFileSensor, PartitionCommittedSensor
+from airflow_ml.spec import Model, Platform
+
+TASK_DEFAULTS: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
+"""Airflow 3.3 may fail a deferred task that did nothing wrong (apache/airflow #71580); a repeated stage costs little."""
+
+SENSOR: dict[str, Any] = {"poke_interval": 15, "timeout": timedelta(hours=12)}
+
+
+def training_dag_id(model: Model) -> str:
+    """The DAG that trains a model."""
+    return f"{model.name}_training"
+
+
+def data_tasks(model: Model, platform: Platform | None = None) -> None:
+    """Wait, ingest, validate, build features; with the outcomes that are known by then."""
+    common: dict[str, Any] = {"model": model, "platform": platform}
+    landed = LandingFileSensor(task_id="wait_for_landing", **common, **SENSOR)
+    ingest = IngestOperator(task_id="ingest", **common)
+    outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", lag=model.label.lag, **common)
+    validate = ValidateDataOperator(task_id="validate", **common)
+    features = BuildFeaturesOperator(
+        task_id="build_features",
+        outlets=[model_asset(model.name, "features")],
+        # The first partitions of a model have no earlier outcomes: their task is skipped.
+        trigger_rule=TriggerRule.NONE_FAILED,
+        **common,
+    )
+    landed >> ingest >> validate >> features
+    landed >> outcomes >> features
+
+
+def training_tasks(model: Model, platform: Platform | None = None, training_params: Any = None) -> None:
+    """From a pinned training set to a release, or to a registered refusal."""
+    common: dict[str, Any] = {"model": model, "platform": platform, "training_params": training_params}
+    training_set = BuildTrainingSetOperator(task_id="build_training_set", **common)
+    done: dict[str, Any] = {"training_set": training_set.output}
+    train = TrainModelOperator(task_id="train", inputs=done, **common)
+    done = {**done, "train": train.output}
+    evaluate = EvaluateModelOperator(task_id="evaluate", inputs=done, **common)
+    done = {**done, "evaluate": evaluate.output}
+    export = ExportModelOperator(task_id="export", inputs=done, **common)
+    done = {**done, "export": export.output}
+    gates = CheckGatesOperator(task_id="check_gates", inputs=done, **common)
+    done = {**done, "gates": gates.output}
+    register = RegisterModelOperator(task_id="register", inputs=done, **common)
+    ReleaseModelOperator(
+        task_id="release", inputs={"register": register.output}, outlets=[model_asset(model.name, "release")], **common
+    )
+
+
+def scoring_tasks(model: Model, platform: Platform | None = None) -> None:
+    """Wait for the features of the night, and score them."""
+    common: dict[str, Any] = {"model": model, "platform": platform}
+    ready = PartitionCommittedSensor(task_id="wait_for_features", table="features", **common, **SENSOR)
+    score = ScoreOperator(
+        task_id="score",
+        stage_params={"version": "{{ params.get('version') or '' }}"},
+        outlets=[model_asset(model.name, "predictions")],
+        **common,
+    )
+    ready >> score
+
+
+def monitoring_tasks(model: Model, platform: Platform | None = None) -> None:
+    """Wait for labels, join them, look for drift, decide, and start the training that the decision asks for."""
+    common: dict[str, Any] = {"model": model, "platform": platform}
+    predicted = PartitionCommittedSensor(task_id="wait_for_predictions", table="predictions", **common, **SENSOR)
+    labelled = LabelsArrivedSensor(task_id="wait_for_labels", **common, **SENSOR)
+    outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", **common)
+    feedback = JoinFeedbackOperator(task_id="join_feedback", **common)
+    monitor = MonitorModelOperator(task_id="monitor", **common)
+    decide = DecideRetrainingOperator(task_id="decide_retraining", inputs={"monitor": monitor.output}, **common)
+    trigger = {"trigger_dag_id": training_dag_id(model), "decision": decide.output}
+    labelled >> outcomes >> feedback
+    predicted >> feedback >> monitor
+    TriggerTrainingOperator(task_id="trigger_training", **trigger)
+    TriggerTrainingOperator(task_id="resend_training", resend=True, **trigger)
+
+
+def release_tasks(model: Model, platform: Platform | None = None) -> None:
+    """Promote or roll back to the version of the form."""
+    ReleaseModelOperator(
+        task_id="release",
+        model=model,
+        platform=platform,
+        stage_params={"version": "{{ params['version'] }}", "reason": "{{ params.get('reason') or '' }}"},
+        outlets=[model_asset(model.name, "release")],
+    )
+
+
+def _group(model: Model, what: str, group_id: str | None, default_args: Mapping[str, Any] | None) -> TaskGroup:
+    return TaskGroup(group_id or f"{model.name}_{what}", default_args={**TASK_DEFAULTS, **(default_args or {})})
+
+
+def data_pipeline(
+    model: Model, platform: Platform | None = None, group_id: str | None = None, **default_args: Any
+) -> TaskGroup:
+    """The data pipeline as a task group of the DAG that is being declared."""
+    with _group(model, "data", group_id, default_args) as group:
+        data_tasks(model, platform)
+    return group
+
+
+def training_pipeline(
+    model: Model, platform: Platform | None = None, group_id: str | None = None, **default_args: Any
+) -> TaskGroup:
+    """The training pipeline as a task group.
+
+    The DAG holds one training of the model at a time only if its ``max_active_runs`` is 1.
+    """
+    with _group(model, "training", group_id, default_args) as group:
+        training_tasks(model, platform)
+    return group
+
+
+def scoring_pipeline(
+    model: Model, platform: Platform | None = None, group_id: str | None = None, **default_args: Any
+) -> TaskGroup:
+    """The scoring pipeline as a task group."""
+    with _group(model, "scoring", group_id, default_args) as group:
+        scoring_tasks(model, platform)
+    return group
+
+
+def monitoring_pipeline(
+    model: Model, platform: Platform | None = None, group_id: str | None = None, **default_args: Any
+) -> TaskGroup:
+    """The monitoring pipeline as a task group; it triggers the DAG ``<model>_training``."""
+    with _group(model, "monitoring", group_id, default_args) as group:
+        monitoring_tasks(model, platform)
+    return group

@@ -1,0 +1,5 @@
+"""Waiting without a worker."""
+
+from airflow_ml.triggers.readiness import ReadinessTrigger
+
+__all__ = ["ReadinessTrigger"]

@@ -1,0 +1,32 @@
+"""The Airflow plugin. Every process of Airflow loads it, tasks included, so it imports nothing until something is asked."""
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, ClassVar
+
+from airflow.sdk.plugins_manager import AirflowPlugin
+
+from airflow_ml.ui import notes
+
+PREFIX = "/airflow-ml"
+
+Message = MutableMapping[str, Any]
+
+
+class Reports:
+    """The reports app, imported at the first request: only the API server ever serves one."""
+
+    async def __call__(
+        self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
+    ) -> None:
+        """ASGI."""
+        from airflow_ml.ui.reports import app
+
+        await app(scope, receive, send)
+
+
+class AirflowMLPlugin(AirflowPlugin):
+    """Registered by the entry point group ``airflow.plugins``."""
+
+    name = "airflow_ml"
+    fastapi_apps: ClassVar[list[Any]] = [{"app": Reports(), "url_prefix": PREFIX, "name": "airflow-ml reports"}]
+    listeners: ClassVar[list[Any]] = [notes]

@@ -1,0 +1,82 @@
+"""Reports in the API server: ``/airflow-ml/reports/<dag>/<model>/<request>/<report>``.
+
+A report is HTML that holds values of users' data, served from the address of Airflow's UI. So each is shown only to who may
+read the DAG, only if a result that this DAG asked for names it, only from below the base, and in a sandbox: the browser gives
+it an origin of its own, where no script reaches the session.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated
+
+from airflow.api_fastapi.core_api.security import requires_access_dag
+from fastapi import Depends, FastAPI, HTTPException
+from fastapi.responses import FileResponse
+from fastapi import Path as PathParameter
+
+from airflow_ml.compute.exchange import REQUEST, read_response, requests_folder
+from airflow_ml.hooks.platform import PlatformHook
+from airflow_ml.lifecycle.errors import AirflowMLError
+from airflow_ml.lifecycle.requests import JobResult
+
+SANDBOX = {
+    "Content-Security-Policy": "sandbox allow-scripts allow-popups",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "private, no-store",
+}
+
+_MODEL = r"^[a-z][a-z0-9_]{0,62}$"
+_REQUEST = r"^[0-9a-f]{32}$"
+
+app = FastAPI(title="airflow-ml reports", docs_url=None, redoc_url=None, openapi_url=None)
+
+
+@app.get("/reports/{dag_id}/{model}/{request}/{report}", dependencies=[Depends(requires_access_dag("GET"))])
+def report(
+    dag_id: str,
+    model: Annotated[str, PathParameter(pattern=_MODEL)],
+    request: Annotated[str, PathParameter(pattern=_REQUEST)],
+    report: str,
+) -> FileResponse:
+    """One report of one result that a task of this DAG received."""
+    try:
+        base = Path(PlatformHook().platform.base)
+        found = find_report(base, dag_id, model, request, report)
+    except AirflowMLError as error:
+        raise HTTPException(500, str(error)) from error
+    if found is None:
+        raise HTTPException(404, "no such report")
+    path, media_type = found
+    return FileResponse(path, media_type=media_type, headers=SANDBOX)
+
+
+def find_report(base: Path, dag_id: str, model: str, request: str, report: str) -> tuple[Path, str] | None:
+    """The file and media type of a report, or None for everything that must not be served.
+
+    Args:
+        base: Base folder.
+        dag_id: DAG that the reader may read.
+        model: Model's name.
+        request: Id of the request.
+        report: Name in the result's `reports`.
+    """
+    if not re.match(_MODEL, model) or not re.match(_REQUEST, request):
+        return None
+    folder = requests_folder(base, model) / request
+    try:
+        sender = json.loads((folder / REQUEST).read_text(encoding="utf-8"))["coordinates"]["dag_id"]
+        result = read_response(folder)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    if sender != dag_id or not isinstance(result, JobResult) or report not in result.reports:
+        return None
+    named = result.reports[report]
+    path = Path(named.uri).resolve()
+    if not path.is_relative_to(base.resolve()) or not path.is_file():
+        return None
+    return path, named.media_type
+
+
+__all__ = ["app", "find_report"]
