@@ -178,7 +178,7 @@ def promote(
         reigns = _reigns(platform, release.model)
         now = reigns[-1].version if reigns else None
         if now != release.version:
-            _require_expected(release, reigns, expected, by_hand)
+            _require_movable(release, reigns, expected, by_hand)
             reign = Champion(
                 version=release.version,
                 release=release.id,
@@ -196,7 +196,14 @@ def promote(
     return reigns[-1]
 
 
-def _require_expected(release: Release, reigns: tuple[Champion, ...], expected: int | None, by_hand: bool) -> None:
+def require_movable(platform: Platform, release: Release, expected: int | None, by_hand: bool = False) -> None:
+    """Raise what `promote` would raise now, before anything is deployed for it."""
+    reigns = _reigns(platform, release.model)
+    if not reigns or reigns[-1].version != release.version:
+        _require_movable(release, reigns, expected, by_hand)
+
+
+def _require_movable(release: Release, reigns: tuple[Champion, ...], expected: int | None, by_hand: bool) -> None:
     now = reigns[-1].version if reigns else None
     remedy = f"look at both versions, then release version {release.version} by hand if it is the better one"
     where = f"model {release.model}, version {release.version}"

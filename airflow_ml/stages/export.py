@@ -6,6 +6,7 @@ and one of which every category was never seen.
 """
 
 from pathlib import Path
+from types import MethodType
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml.lifecycle.errors import BadTrainingSet
@@ -56,7 +57,6 @@ class Export(Stage):
             from airflow_ml.serving.export import check_parity, export_saved_model, parity
             from airflow_ml.serving.golden import write_golden
             from airflow_ml.training.model_files import PREPROCESSING
-            from airflow_ml.training.model_files import load as load_network
 
         trained, split = file_of(ctx.upstream("train"), "model"), file_of(ctx.upstream("training_set"), "test")
         folder, test = verify(trained.uri, trained.sha256), verify(split.uri, split.sha256)
@@ -64,7 +64,7 @@ class Export(Stage):
         if ctx.model.serving.builder:
             load(ctx.model.serving.builder)  # a builder that is not there is refused as any entry point is
         with ctx.timed("golden requests"):
-            network = load_network(folder)
+            network = _network(folder)
             golden = _golden(network, preprocessing, test, ctx.model.serving.golden_rows)
             write_golden(ctx.files / "golden.json", golden)
         saved_model = ctx.files / "saved_model"
@@ -92,6 +92,22 @@ class Export(Stage):
             },
             rows=found.rows,
         )
+
+
+def _network(folder: Path) -> "nn.Module":
+    """The trained network as an ordinary module.
+
+    torch refuses `eval` and `train` on an exported program, because they would not change what it computes. It was exported
+    for evaluation, so here they may do what they do to every module, which is to set a flag.
+    """
+    from torch import nn
+
+    from airflow_ml.training.model_files import load as load_network
+
+    network = load_network(folder)
+    for name in ("train", "eval"):
+        setattr(network, name, MethodType(getattr(nn.Module, name), network))
+    return network
 
 
 def _golden(network: "nn.Module", preprocessing: Preprocessing, test: Path, rows: int) -> "list[GoldenRequest]":
