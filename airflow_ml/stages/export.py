@@ -97,8 +97,8 @@ class Export(Stage):
 def _network(folder: Path) -> "nn.Module":
     """The trained network as an ordinary module.
 
-    torch refuses `eval` and `train` on an exported program, because they would not change what it computes. It was exported
-    for evaluation, so here they may do what they do to every module, which is to set a flag.
+    torch refuses `eval` and `train` on an exported program, because they would not change what it computes. It was
+    exported for evaluation, so here they may do what they do to every module, which is to set a flag.
     """
     from torch import nn
 

@@ -1,11 +1,11 @@
-"""A base in which a training has finished: real files of a real network, without the minutes that Spark and Horovod take.
+"""A base in which a training has finished: real files of a real network, without the minutes of Spark and Horovod.
 
-The results are those of the stages before `export`, in the protocol's own form; what is under test reads them as it would
-read the real ones.
+The results are those of the stages before `export`, in the protocol's own form; what is under test reads them as it
+would read the real ones.
 """
 
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +102,7 @@ def commit_features(done: Finished, day: date = NIGHT, count: int = 300, seed: i
     for name in ("x", "y"):
         schema = schema.append(pa.field(name, pa.float64()))
     raw = rows(count, seed)
-    columns = {"id": [f"{day}-{n}" for n in range(count)], "at": [datetime(2013, 2, 1)] * count, **raw}
+    columns = {"id": [f"{day}-{n}" for n in range(count)], "at": [datetime.combine(day, time())] * count, **raw}
     commit(done.table("features"), day, pa.table(columns, schema=schema), f"features {day} {count} {seed}")
 
 
@@ -207,8 +207,3 @@ def _result(done: Finished, stage: str, name: str, outputs: dict[str, FileOutput
 def nights(count: int) -> list[date]:
     """Nights after the training window."""
     return [NIGHT + timedelta(days=n) for n in range(count)]
-
-
-def clock() -> datetime:
-    """Now, as tables store it."""
-    return datetime.now(UTC).replace(tzinfo=None)
