@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml.lifecycle.errors import ServingError
-from airflow_ml.serving.engines import tensorflow
+from airflow_ml.serving.engines import graph_runtime
 
 if TYPE_CHECKING:
     import numpy as np
@@ -64,15 +64,14 @@ class SavedModel:
     """
 
     def __init__(self, path: Path | str, threads: int = 0) -> None:
-        tf = tensorflow()
-        v1 = tf.compat.v1
+        runtime = graph_runtime()
         self.path = Path(path)
-        self._session = v1.Session(
-            graph=tf.Graph(),
-            config=v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads),
+        self._session = runtime.session(
+            graph=runtime.graph(),
+            config=runtime.config(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads),
         )
         try:
-            meta = v1.saved_model.loader.load(self._session, ["serve"], str(path))
+            meta = runtime.load(self._session, ["serve"], str(path))
         except Exception as error:  # TensorFlow raises OSError, its own tree, and protobuf's
             self._session.close()
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml.serving.engines import tensorflow
+from airflow_ml.serving.engines import graph_runtime
 from airflow_ml.serving.protos.messages import PredictionLog
 from airflow_ml.serving.protos.tensors import numpy_type, to_numpy, type_name
 from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE, SavedModel, Signature, TensorInfo
@@ -77,7 +77,7 @@ class Servable:
 
     def _warm_up(self, path: Path) -> None:
         # the iterator is deprecated in favour of tf.data, which would start thread pools for a few records
-        for record in tensorflow().compat.v1.io.tf_record_iterator(str(path)):
+        for record in graph_runtime().records(str(path)):
             log = PredictionLog.FromString(record)
             if log.WhichOneof("log_type") != "predict_log":
                 raise StatusError(Code.UNIMPLEMENTED, "only predict logs are supported for warm-up")
