@@ -165,7 +165,8 @@ def _compare(name: str, metric: Metric | None, threshold: float, *, at_least: bo
         return _closed(name, "nobody computed this metric", threshold)
     observed = _finite(metric.value)
     if observed is None:
-        return _closed(name, f"the metric could not be computed on {metric.rows} rows", threshold, rows=metric.rows)
+        why = f": {metric.reason}" if metric.reason else ""
+        return _closed(name, f"could not be computed on {metric.rows} rows{why}", threshold, rows=metric.rows)
     if metric.rows < min_rows:
         return _closed(name, f"{metric.rows} rows, fewer than {min_rows}", threshold, observed, metric.rows)
     is_open = observed >= threshold if at_least else observed <= threshold
@@ -194,7 +195,9 @@ def _beats_champion(gate: BeatsChampion, evaluation: Evaluation) -> GateResult:
         return _closed(name, "nobody computed this metric for both models", gate.by)
     ours, champions = _finite(mine.value), _finite(theirs.value)
     if ours is None or champions is None:
-        return _closed(name, "the metric could not be computed for both models", gate.by, rows=mine.rows)
+        why = "; ".join(reason for reason in (mine.reason, theirs.reason) if reason)
+        reason = "could not be computed for both models" + (f": {why}" if why else "")
+        return _closed(name, reason, gate.by, rows=mine.rows)
     if mine.rows != theirs.rows:
         reason = f"not the same rows: {mine.rows} for the model, {theirs.rows} for the champion"
         return _closed(name, reason, gate.by, rows=mine.rows)

@@ -85,10 +85,9 @@ def _champion_scores(opponent: Release, test: "Path") -> "tuple[Array | None, st
     """The champion's probabilities for the test rows; or None and why there are none."""
     import numpy as np
 
-    from airflow_ml.serving.engines import tensorflow
+    # Loads TensorFlow, before torch is loaded: together they must come in this order.
     from airflow_ml.serving.scorer import SavedModelScorer
 
-    tensorflow()  # before torch: together they must be loaded in this order
     saved_model = verify(opponent.saved_model.uri, opponent.saved_model.sha256)
     with SavedModelScorer(saved_model) as scorer:
         missing = [name for name in scorer.columns if name not in _schema(test).names]

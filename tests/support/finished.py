@@ -120,7 +120,7 @@ def commit(table: LakeTable, day: date, content: pa.Table, made_from: str) -> No
 
 def _training_set(done: Finished, raw: dict[str, np.ndarray], preprocessing: Preprocessing) -> None:
     folder = _folder(done, "training_set", "one")
-    (folder / "test").mkdir(parents=True)
+    (folder / "test").mkdir(parents=True, exist_ok=True)
     count = len(raw["x"])
     table = pa.table({"id": [f"t{n}" for n in range(count)], **raw, "label": np.arange(count) % 2})
     pq.write_table(table, folder / "test" / "part.parquet", row_group_size=150)
@@ -139,6 +139,9 @@ def _training_set(done: Finished, raw: dict[str, np.ndarray], preprocessing: Pre
 
 def _train(done: Finished, preprocessing: Preprocessing, seed: int) -> None:
     folder = _folder(done, "train", str(seed))
+    if (folder / "model").exists():
+        done.inputs["train"] = str(folder.parent / "result.json")
+        return
     torch.manual_seed(seed)
     network = TabularNetwork(preprocessing.cardinalities, 2, hidden=(8,), embedding=4, dropout=0.0)
     example = (torch.zeros((3, 1), dtype=torch.int64), torch.zeros((3, 2)))
