@@ -19,6 +19,7 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -92,7 +93,7 @@ def collect() -> dict[int, int]:
     return ended
 
 
-def start(command: list[str], prctl: "ctypes._CFuncPtr | None") -> int:
+def start(command: list[str], prctl: "Callable[..., int] | None") -> int:
     """Start the command; returns its pid."""
     me = os.getpid()
     pid = os.fork()

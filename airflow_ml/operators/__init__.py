@@ -1,5 +1,6 @@
 """One operator a verb, each over the same base: it sends a request to the compute of its stage and handles the result."""
 
+from airflow_ml.operators.alert import SendAlertOperator
 from airflow_ml.operators.data import (
     BuildFeaturesOperator,
     IngestOperator,
@@ -37,6 +38,7 @@ __all__ = [
     "RegisterModelOperator",
     "ReleaseModelOperator",
     "ScoreOperator",
+    "SendAlertOperator",
     "TrainModelOperator",
     "TriggerTrainingOperator",
     "ValidateDataOperator",

@@ -157,6 +157,6 @@ def _of(window: Window | None) -> str:
 
 def _under_supervisor() -> bool:
     """Whether this process is a task's own: `airflow dags test` runs tasks in the process of the command."""
-    from airflow.sdk.execution_time import task_runner
+    from airflow.sdk.execution_time import comms, task_runner
 
-    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), task_runner.CommsDecoder)
+    return isinstance(getattr(task_runner, "SUPERVISOR_COMMS", None), comms.CommsDecoder)

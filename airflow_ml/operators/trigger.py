@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+_LONGEST_NOTE = 500
+"""Characters; Airflow holds 1000, and the verdict of the run comes after it."""
+
+
 class TriggerTrainingOperator(TriggerDagRunOperator):
     """Triggers ``drift__<window end>`` of a model's training DAG.
 
@@ -53,5 +57,6 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
             self.skip_when_already_exists = True
         self.trigger_run_id = run_id
         self.conf = {"from": training["window"]["from"], "to": training["window"]["to"]}
-        self.note = "; ".join(str(reason) for reason in summary.get("reasons", ())) if not self.resend else "sent again"
+        why = "sent again: its trigger was lost" if self.resend else "; ".join(map(str, summary.get("reasons", ())))
+        self.note = why[:_LONGEST_NOTE]
         super().execute(context)

@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow.sdk import TaskGroup, TriggerRule
 
+from airflow_ml.notifications import ModelAlertNotifier
 from airflow_ml.operators import (
     BuildFeaturesOperator,
     BuildTrainingSetOperator,
@@ -20,6 +21,7 @@ from airflow_ml.operators import (
     RegisterModelOperator,
     ReleaseModelOperator,
     ScoreOperator,
+    SendAlertOperator,
     TrainModelOperator,
     TriggerTrainingOperator,
     ValidateDataOperator,
@@ -42,10 +44,11 @@ def training_dag_id(model: Model) -> str:
 def data_tasks(model: Model, platform: Platform | None = None) -> None:
     """Wait, ingest, validate, build features; with the outcomes that are known by then."""
     common: dict[str, Any] = {"model": model, "platform": platform}
+    reader = {**common, "on_failure_callback": ModelAlertNotifier(model.name, platform)}
     landed = LandingFileSensor(task_id="wait_for_landing", **common, **SENSOR)
-    ingest = IngestOperator(task_id="ingest", **common)
-    outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", lag=model.label.lag, **common)
-    validate = ValidateDataOperator(task_id="validate", **common)
+    ingest = IngestOperator(task_id="ingest", **reader)
+    outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", lag=model.label.lag, **reader)
+    validate = ValidateDataOperator(task_id="validate", **reader)
     features = BuildFeaturesOperator(
         task_id="build_features",
         outlets=[model_asset(model.name, "features")],
@@ -98,11 +101,21 @@ def monitoring_tasks(model: Model, platform: Platform | None = None) -> None:
     feedback = JoinFeedbackOperator(task_id="join_feedback", **common)
     monitor = MonitorModelOperator(task_id="monitor", **common)
     decide = DecideRetrainingOperator(task_id="decide_retraining", inputs={"monitor": monitor.output}, **common)
-    trigger = {"trigger_dag_id": training_dag_id(model), "decision": decide.output}
+    trigger: dict[str, Any] = {"trigger_dag_id": training_dag_id(model), "decision": decide.output}
     labelled >> outcomes >> feedback
     predicted >> feedback >> monitor
-    TriggerTrainingOperator(task_id="trigger_training", **trigger)
+    triggered = TriggerTrainingOperator(task_id="trigger_training", **trigger)
     TriggerTrainingOperator(task_id="resend_training", resend=True, **trigger)
+    alert = SendAlertOperator(
+        task_id="alert",
+        decision=decide.output,
+        monitoring=monitor.output,
+        # A template, because an XComArg of a key that a skipped task did not push fails.
+        started=f"{{{{ ti.xcom_pull(task_ids='{triggered.task_id}', key='trigger_run_id') or '' }}}}",
+        trigger_rule=TriggerRule.NONE_FAILED,
+        **common,
+    )
+    triggered >> alert
 
 
 def release_tasks(model: Model, platform: Platform | None = None) -> None:

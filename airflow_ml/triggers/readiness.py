@@ -24,7 +24,7 @@ class ReadinessTrigger(BaseTrigger):
     """
 
     def __init__(self, wanted: list[dict[str, Any]], deadline: float, poll_s: float) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.wanted = wanted
         self.deadline = deadline
         self.poll_s = poll_s
@@ -42,13 +42,13 @@ class ReadinessTrigger(BaseTrigger):
                 # Listing a folder may block for long on a network file system; the triggerer serves many.
                 missing = await asyncio.to_thread(readiness.missing)
             except AirflowMLError as error:
-                yield TriggerEvent({"status": "error", **error.to_dict()})
+                yield TriggerEvent({"status": "error", **error.to_dict()})  # type: ignore[no-untyped-call]
                 return
             if not missing:
-                yield TriggerEvent({"status": "ready"})
+                yield TriggerEvent({"status": "ready"})  # type: ignore[no-untyped-call]
                 return
             left = self.deadline - time.time()
             if left <= 0:
-                yield TriggerEvent({"status": "timeout", "missing": [want.model_dump() for want in missing]})
+                yield TriggerEvent({"status": "timeout", "missing": [want.model_dump() for want in missing]})  # type: ignore[no-untyped-call]
                 return
             await asyncio.sleep(min(self.poll_s, left))

@@ -4,7 +4,7 @@ A task has no way to set the note of its run: the execution API takes one only f
 an XCom, and the scheduler, which tells listeners in its own transaction that a run has ended, writes the note.
 """
 
-import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from airflow.listeners import hookimpl
@@ -13,8 +13,12 @@ if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
 
 KEY = "airflow_ml_note"
+"""XCom key; as `operators.results.NOTE`."""
 
-log = logging.getLogger(__name__)
+MARK = "airflow-ml: "
+
+LONGEST = 1000
+"""Characters that Airflow's column holds."""
 
 
 @hookimpl
@@ -44,10 +48,17 @@ def _write(dag_run: "DagRun") -> None:
             .order_by(XComModel.timestamp)
         )
         texts = [str(XComModel.deserialize_value(row)) for row in session.scalars(query)]
-        # What a person wrote is kept; what we wrote for an earlier try of this run is replaced.
-        ours = not dag_run.note or dag_run.note.startswith(_MARK)
-        if texts and ours:
-            dag_run.note = _MARK + "\n\n".join(dict.fromkeys(texts))
+        if texts:
+            dag_run.note = with_verdicts(dag_run.note or "", texts)
 
 
-_MARK = "airflow-ml: "
+def with_verdicts(note: str, verdicts: Sequence[str]) -> str:
+    """A note with our part at its end.
+
+    What a person or a trigger wrote stands before it and is kept; what we wrote for an earlier try of the run is replaced.
+    """
+    theirs = note.partition(MARK)[0].rstrip()
+    ours = MARK + "\n\n".join(dict.fromkeys(verdicts))
+    room = LONGEST - len(theirs) - 2
+    ours = ours if len(ours) <= room else f"{ours[: max(room - 1, 0)]}…"
+    return f"{theirs}\n\n{ours}" if theirs else ours

@@ -1,7 +1,7 @@
 """The Airflow plugin. Every process of Airflow loads it, tasks included, so it imports nothing until something is asked."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any, ClassVar
+from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
@@ -28,5 +28,5 @@ class AirflowMLPlugin(AirflowPlugin):
     """Registered by the entry point group ``airflow.plugins``."""
 
     name = "airflow_ml"
-    fastapi_apps: ClassVar[list[Any]] = [{"app": Reports(), "url_prefix": PREFIX, "name": "airflow-ml reports"}]
-    listeners: ClassVar[list[Any]] = [notes]
+    fastapi_apps: list[Any] = [{"app": Reports(), "url_prefix": PREFIX, "name": "airflow-ml reports"}]  # noqa: RUF012 - as Airflow declares it
+    listeners: list[Any] = [notes]  # noqa: RUF012

@@ -12,8 +12,8 @@ from typing import Annotated
 
 from airflow.api_fastapi.core_api.security import requires_access_dag
 from fastapi import Depends, FastAPI, HTTPException
-from fastapi.responses import FileResponse
 from fastapi import Path as PathParameter
+from fastapi.responses import FileResponse
 
 from airflow_ml.compute.exchange import REQUEST, read_response, requests_folder
 from airflow_ml.hooks.platform import PlatformHook
