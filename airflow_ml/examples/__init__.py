@@ -1,0 +1,1 @@
+"""Examples: models that run as they are."""

