@@ -20,7 +20,8 @@ from airflow_ml.lifecycle.fingerprints import fingerprint
 from airflow_ml.lifecycle.preprocessing import Preprocessing, fit
 from airflow_ml.lifecycle.requests import FileOutput, JobRequest, JobResult
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.spec import Features, Model, Platform, at_least, beats_champion, servable
+from airflow_ml.registry import champions
+from airflow_ml.spec import Features, Model, Platform, at_least, beats_champion
 from airflow_ml.stages.runner import execute, result_folder
 from airflow_ml.storage import sha256, write_atomically
 from airflow_ml.training import model_files
@@ -33,11 +34,11 @@ CARRIERS = ("AA", "B6", "UA")
 
 
 def tabular_model(**changes: Any) -> Model:
-    """A declaration with one category and two numbers."""
+    """A declaration with one category and two numbers, whose gates ask no server."""
     features = Features(
         build="small.features:build", entity="id", event_time="at", categorical=("carrier",), numeric=("x", "y")
     )
-    gates = (at_least("roc_auc", 0.6), beats_champion("roc_auc", by=-0.01), servable())
+    gates = (at_least("roc_auc", 0.6), beats_champion("roc_auc", by=-0.01))
     return small_model(**({"features": features, "gates": gates} | changes))
 
 
@@ -74,16 +75,12 @@ class Finished:
         return LakeTable(Path(self.platform.base) / "lake" / self.model.name / name)
 
 
-def finish_training(
-    base: Path, seed: int = 1, auc: float | None = 0.8, champion: tuple[int, float] | None = None, **spec: Any
-) -> Finished:
-    """Write the results of training_set, train and evaluate.
+def finish_training(base: Path, seed: int = 1, **spec: Any) -> Finished:
+    """Write the results of training_set and train.
 
     Args:
         base: The base; several trainings may share it.
         seed: Of the network's weights; each is another training.
-        auc: What the evaluation says of it; None says nothing.
-        champion: Version and AUC of the champion on the same rows.
         spec: Changes of the declaration, and ``platform`` for fields of the platform.
     """
     platform = Platform(base=str(base), **spec.pop("platform", {}))
@@ -92,8 +89,55 @@ def finish_training(
     preprocessing = fit(raw, ("carrier",), ("x", "y"))
     _training_set(done, raw, preprocessing)
     _train(done, preprocessing, seed)
-    _evaluate(done, seed, auc, champion)
     return done
+
+
+def finish_evaluation(done: Finished, auc: float | None = 0.8, champion: tuple[int, float] | None = None) -> None:
+    """Write the result of evaluate.
+
+    Args:
+        done: A finished training.
+        auc: What the evaluation says of it.
+        champion: Version and AUC of the champion on the same rows.
+    """
+    name = f"{done.inputs['train']} {auc} {champion}"
+    folder = _folder(done, "evaluate", name)
+    folder.mkdir(parents=True, exist_ok=True)
+    versus = None
+    if champion is not None:
+        versus = ChampionEvaluation(version=champion[0], metrics={"roc_auc": Metric(value=champion[1], rows=400)})
+    found = Evaluation(
+        metrics={"roc_auc": Metric(value=auc, rows=400)},
+        ece=Metric(value=0.01, rows=400),
+        champion=versus,
+        rows=400,
+        positive_share=0.5,
+        threshold=0.5,
+    )
+    (folder / "evaluation.json").write_text(found.model_dump_json())
+    pq.write_table(pa.table({"id": ["t0"], "probability": [0.5]}), folder / "test_predictions.parquet")
+    (folder / "evaluation.html").write_text("<p>evaluation</p>")
+    outputs = {
+        "evaluation": _pin(folder / "evaluation.json"),
+        "test_predictions": _pin(folder / "test_predictions.parquet"),
+    }
+    reports = {"evaluation": _pin(folder / "evaluation.html")}
+    write_result(done, "evaluate", name, outputs, metrics={"roc_auc": auc}, reports=reports)
+
+
+def register(done: Finished, auc: float | None = 0.8) -> int:
+    """Evaluate against the champion of now, judge and register; returns the version."""
+    now = champions.champion(done.platform, done.model.name)
+    finish_evaluation(done, auc, None if now is None else (now.version, 0.7))
+    done.run("gates")
+    return int(done.run("register").summary["version"])
+
+
+def crown(done: Finished, version: int) -> None:
+    """Make a version the champion without a model server."""
+    reigns = champions.history(done.platform, done.model.name)
+    release = champions.release_of(done.platform, done.model.name, version)
+    champions.promote(done.platform, release, reigns[0].version if reigns else None)
 
 
 def commit_features(done: Finished, day: date = NIGHT, count: int = 300, seed: int = 7) -> None:
@@ -128,7 +172,7 @@ def _training_set(done: Finished, raw: dict[str, np.ndarray], preprocessing: Pre
     (folder / "statistics.json").write_text("{}")
     outputs = {name: _pin(folder / name) for name in ("test", "preprocessing.json", "statistics.json")}
     pins = {"features": {"table": "features", "uri": str(done.table("features").path), "version": 3}}
-    _result(
+    write_result(
         done,
         "training_set",
         "one",
@@ -147,39 +191,7 @@ def _train(done: Finished, preprocessing: Preprocessing, seed: int) -> None:
     example = (torch.zeros((3, 1), dtype=torch.int64), torch.zeros((3, 2)))
     source = _folder(done, "training_set", "one") / "preprocessing.json"
     model_files.write(folder / "model", network, example, source, {"epochs": []})
-    _result(done, "train", str(seed), {"model": _pin(folder / "model")})
-
-
-def _evaluate(done: Finished, seed: int, auc: float | None, champion: tuple[int, float] | None) -> None:
-    name = f"{seed} {auc} {champion}"
-    folder = _folder(done, "evaluate", name)
-    folder.mkdir(parents=True, exist_ok=True)
-    versus = None
-    if champion is not None:
-        versus = ChampionEvaluation(version=champion[0], metrics={"roc_auc": Metric(value=champion[1], rows=400)})
-    found = Evaluation(
-        metrics={"roc_auc": Metric(value=auc, rows=400)},
-        ece=Metric(value=0.01, rows=400),
-        champion=versus,
-        rows=400,
-        positive_share=0.5,
-        threshold=0.5,
-    )
-    (folder / "evaluation.json").write_text(found.model_dump_json())
-    pq.write_table(pa.table({"id": ["t0"], "probability": [0.5]}), folder / "test_predictions.parquet")
-    (folder / "evaluation.html").write_text("<p>evaluation</p>")
-    outputs = {
-        "evaluation": _pin(folder / "evaluation.json"),
-        "test_predictions": _pin(folder / "test_predictions.parquet"),
-    }
-    _result(
-        done,
-        "evaluate",
-        name,
-        outputs,
-        metrics={"roc_auc": auc},
-        reports={"evaluation": _pin(folder / "evaluation.html")},
-    )
+    write_result(done, "train", str(seed), {"model": _pin(folder / "model")})
 
 
 def _folder(done: Finished, stage: str, name: str) -> Path:
@@ -190,7 +202,7 @@ def _pin(path: Path) -> FileOutput:
     return FileOutput(uri=str(path), sha256=sha256(path))
 
 
-def _result(done: Finished, stage: str, name: str, outputs: dict[str, FileOutput], **more: Any) -> None:
+def write_result(done: Finished, stage: str, name: str, outputs: dict[str, FileOutput], **more: Any) -> None:
     uri = _folder(done, stage, name).parent / "result.json"
     result = JobResult(
         stage=stage,

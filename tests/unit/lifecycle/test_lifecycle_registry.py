@@ -1,0 +1,259 @@
+"""The registry on a real MLflow with SQLite: runs and versions are found again, champions move by compare-and-set."""
+
+import multiprocessing
+import subprocess
+import sys
+from datetime import date
+from pathlib import Path
+
+import pytest
+
+from airflow_ml.lifecycle.errors import ChampionMoved, NotReleasable
+from airflow_ml.lifecycle.gates import GateReport
+from airflow_ml.lifecycle.releases import Release
+from airflow_ml.lifecycle.requests import FileOutput
+from airflow_ml.registry import champions, tracking, versions
+from airflow_ml.spec import Platform
+from airflow_ml.storage import sha256
+
+NAME = "small"
+
+
+@pytest.fixture
+def platform(base: Path) -> Platform:
+    return Platform(base=str(base))
+
+
+def released(platform: Platform, verdict: str = "passed", previous: int | None = None, training: str = "t") -> Release:
+    """A recorded release of a new version, with a gate report on disk."""
+    folder = Path(platform.base) / "made"
+    folder.mkdir(exist_ok=True)
+    number = len(champions.releases(platform, NAME)) + 1
+    fingerprint = f"fingerprint {number}"
+    version = versions.register(platform, NAME, fingerprint, str(folder), None, {"verdict": verdict})
+    report = GateReport(
+        model=NAME,
+        verdict=verdict,  # type: ignore[arg-type]
+        gates=(),
+        champion=previous,
+        servability=None,
+        evaluation_sha256="e",
+        saved_model_sha256=f"s{number}",
+        training_fingerprint=training,
+    )
+    path = folder / f"gate_report-{version}.json"
+    path.write_text(report.model_dump_json())
+    nothing = FileOutput(uri=str(folder / "none"), sha256="0")
+    release = Release(
+        model=NAME,
+        version=version,
+        verdict=verdict,  # type: ignore[arg-type]
+        saved_model=FileOutput(uri=str(folder / "saved_model"), sha256=f"s{number}"),
+        gate_report=FileOutput(uri=str(path), sha256=sha256(path)),
+        golden=nothing,
+        reference=nothing,
+        statistics=nothing,
+        signature={},
+        training_fingerprint=training,
+        previous_champion=previous,
+        trained_to=date(2013, 1, 30),
+        metrics={"roc_auc": 0.8},
+    )
+    champions.record(platform, release)
+    return release
+
+
+def test_a_run_is_found_by_its_fingerprint_and_opened_again(platform: Platform) -> None:
+    first = tracking.start_run(platform, NAME, "f" * 64, {"epochs": 3}, {"from": "here"})
+    tracking.log_metrics(platform, first, {"loss": 0.5, "auc": None, "other": float("nan")}, step=1)
+    tracking.end_run(platform, first)
+    assert tracking.client_of(platform).get_run(first).info.status == "FINISHED"
+    assert tracking.start_run(platform, NAME, "f" * 64, {"epochs": 3}) == first
+    run = tracking.client_of(platform).get_run(first)
+    assert run.info.status == "RUNNING"
+    assert run.data.metrics == {"loss": 0.5}
+    assert run.data.params == {"epochs": "3"}
+    assert run.data.tags["from"] == "here"
+    assert tracking.start_run(platform, NAME, "e" * 64) != first
+
+
+def test_artifacts_lie_below_the_base(platform: Platform, tmp_path: Path) -> None:
+    run = tracking.start_run(platform, NAME, "f" * 64)
+    report = tmp_path / "report.html"
+    report.write_text("<p>hello</p>")
+    tracking.log_artifacts(platform, run, report, "reports")
+    (found,) = Path(platform.base, "registry", "artifacts").rglob("report.html")
+    assert found.read_text() == "<p>hello</p>"
+
+
+def test_a_database_has_no_page_and_a_server_has(platform: Platform) -> None:
+    run = tracking.start_run(platform, NAME, "f" * 64)
+    assert tracking.run_url(platform, run) is None
+    assert tracking.version_url(platform, NAME, 3) is None
+    server = platform.model_copy(update={"registry": "http://mlflow.example:5000/"})
+    assert tracking.version_url(server, NAME, 3) == "http://mlflow.example:5000/#/models/small/versions/3"
+
+
+def _start(base: str, results: "multiprocessing.Queue[str]") -> None:
+    results.put(tracking.start_run(Platform(base=base), NAME, "f" * 64))
+
+
+@pytest.mark.slow
+def test_first_use_by_two_processes_at_once_makes_one_schema_and_one_run(tmp_path: Path) -> None:
+    spawn = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[str] = spawn.Queue()
+    processes = [spawn.Process(target=_start, args=(str(tmp_path), results)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = {results.get(timeout=120) for _ in processes}
+    for process in processes:
+        process.join()
+    assert len(found) == 1
+
+
+def test_a_version_is_found_by_its_fingerprint(platform: Platform) -> None:
+    first = versions.register(platform, NAME, "one", "/somewhere", None, {"verdict": "passed"})
+    assert versions.register(platform, NAME, "one", "/somewhere", None, {"verdict": "passed", "more": "1"}) == first
+    assert versions.register(platform, NAME, "two", "/somewhere", None, {}) == first + 1
+    tags = tracking.client_of(platform).get_model_version(NAME, str(first)).tags
+    assert tags["more"] == "1"
+
+
+def test_reading_the_champion_imports_no_mlflow(platform: Platform) -> None:
+    champions.promote(platform, released(platform), expected=None)
+    code = (
+        "import sys; from airflow_ml.registry import champions; from airflow_ml.spec import Platform\n"
+        f"assert champions.champion(Platform(base={platform.base!r}), {NAME!r}).version == 1\n"
+        "print(sorted({'mlflow', 'pandas', 'torch', 'sqlalchemy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_champions_follow_each_other_and_aliases_mirror_them(platform: Platform) -> None:
+    assert champions.champion(platform, NAME) is None
+    assert champions.history(platform, NAME) == ()
+    first = released(platform)
+    versions.set_challenger(platform, NAME, first.version)
+    assert champions.challengers(platform, NAME) == [1]
+    champions.promote(platform, first, expected=None, reason="first")
+    assert versions.aliases_of(platform, NAME) == {"champion": 1}
+    second = released(platform, previous=1)
+    assert champions.challengers(platform, NAME) == [2]
+    champions.promote(platform, second, expected=1, reason="better")
+    assert champions.champion(platform, NAME) == second
+    assert versions.aliases_of(platform, NAME) == {"champion": 2}
+    assert [(reign.version, reign.previous, reign.reason) for reign in champions.history(platform, NAME)] == [
+        (2, 1, "better"),
+        (1, None, "first"),
+    ]
+    assert champions.history(platform, NAME)[0].trained_to == date(2013, 1, 30)
+    assert champions.challengers(platform, NAME) == []
+
+
+def test_promoting_the_champion_again_repairs_the_mirror_and_nothing_else(platform: Platform) -> None:
+    first = released(platform)
+    champions.promote(platform, first, expected=None)
+    before = champions.history(platform, NAME)
+    tracking.client_of(platform).delete_registered_model_alias(NAME, "champion")
+    champions.promote(platform, first, expected=None)
+    assert champions.history(platform, NAME) == before
+    assert versions.aliases_of(platform, NAME) == {"champion": 1}
+
+
+def test_the_champion_moves_only_from_the_expected_one(platform: Platform) -> None:
+    first, second, third = (released(platform, previous=previous) for previous in (None, 1, 1))
+    champions.promote(platform, first, expected=None)
+    champions.promote(platform, second, expected=1)
+    with pytest.raises(ChampionMoved, match="the champion is version 2, expected was 1"):
+        champions.promote(platform, third, expected=1)
+    with pytest.raises(ChampionMoved):
+        champions.promote(platform, third, expected=None)
+    assert champions.history(platform, NAME)[0].version == 2
+
+
+def test_a_rollback_by_hand_is_not_undone_by_a_run_that_is_cleared(platform: Platform) -> None:
+    first, second = released(platform), released(platform, previous=1)
+    champions.promote(platform, first, expected=None)
+    champions.promote(platform, second, expected=1)
+    champions.promote(platform, first, expected=2, by_hand=True)
+    with pytest.raises(ChampionMoved, match="it was champion before"):
+        champions.promote(platform, second, expected=1)
+    assert champions.champion(platform, NAME) == first
+    champions.promote(platform, second, expected=1, by_hand=True)
+    assert [reign.by_hand for reign in champions.history(platform, NAME)] == [True, True, False, False]
+
+
+def _promote(base: str, version: int, results: "multiprocessing.Queue[str]") -> None:
+    platform = Platform(base=base)
+    try:
+        champions.promote(platform, champions.release_of(platform, NAME, version), expected=None)
+        results.put("promoted")
+    except ChampionMoved:
+        results.put("moved")
+
+
+@pytest.mark.slow
+def test_of_two_promotions_at_once_one_wins(platform: Platform) -> None:
+    one, other = released(platform), released(platform)
+    spawn = multiprocessing.get_context("spawn")
+    results: multiprocessing.Queue[str] = spawn.Queue()
+    processes = [spawn.Process(target=_promote, args=(platform.base, r.version, results)) for r in (one, other)]
+    for process in processes:
+        process.start()
+    assert sorted(results.get(timeout=120) for _ in processes) == ["moved", "promoted"]
+    for process in processes:
+        process.join()
+    (reign,) = champions.history(platform, NAME)
+    assert versions.aliases_of(platform, NAME) == {"champion": reign.version}
+
+
+def test_the_opponent_of_a_cleared_run_is_the_one_it_had(platform: Platform) -> None:
+    first = released(platform, training="january")
+    assert champions.challenged(platform, NAME, "january") is None
+    champions.promote(platform, first, expected=None)
+    assert champions.challenged(platform, NAME, "january") is None
+    assert champions.challenged(platform, NAME, "february") == first
+    champions.promote(platform, released(platform, previous=1, training="february"), expected=1)
+    assert champions.challenged(platform, NAME, "february") == first
+
+
+def test_a_rejected_version_cannot_be_promoted(platform: Platform) -> None:
+    rejected = released(platform, verdict="rejected")
+    with pytest.raises(NotReleasable, match="was rejected by its gates"):
+        champions.promote(platform, rejected, expected=None)
+    assert champions.history(platform, NAME) == ()
+    assert champions.challengers(platform, NAME) == []
+
+
+def test_a_changed_gate_report_makes_a_version_unusable(platform: Platform) -> None:
+    rejected = released(platform, verdict="rejected")
+    report = Path(rejected.gate_report.uri)
+    report.write_text(report.read_text().replace("rejected", "passed"))
+    with pytest.raises(NotReleasable, match="its gate report cannot be trusted"):
+        champions.release_of(platform, NAME, rejected.version)
+    report.unlink()
+    with pytest.raises(NotReleasable, match="the file is gone"):
+        champions.release_of(platform, NAME, rejected.version)
+
+
+@pytest.mark.parametrize("change", [{"verdict": "passed"}, {"training_fingerprint": "another"}])
+def test_a_changed_record_does_not_match_its_gate_report(platform: Platform, change: dict[str, str]) -> None:
+    rejected = released(platform, verdict="rejected")
+    record = Path(platform.base) / "releases" / NAME / f"{rejected.version}.json"
+    record.write_text(rejected.model_copy(update=change).model_dump_json())
+    with pytest.raises(NotReleasable, match="about another model"):
+        champions.release_of(platform, NAME, rejected.version)
+
+
+def test_a_record_never_changes(platform: Platform) -> None:
+    release = released(platform)
+    champions.record(platform, release)
+    with pytest.raises(NotReleasable, match="recorded with other content"):
+        champions.record(platform, release.model_copy(update={"previous_champion": 7}))
+
+
+def test_an_unknown_version_names_those_there_are(platform: Platform) -> None:
+    released(platform)
+    with pytest.raises(NotReleasable, match=r"choose one of the registered versions \(1\)"):
+        champions.release_of(platform, NAME, 9)
