@@ -19,10 +19,11 @@ class Monitoring(Frozen):
         window: Days that a verdict looks at, the newest being the run's partition.
         drifted_share: The window has drifted when at least this share of the watched columns has.
         columns: Columns to watch for data drift; None watches every model input.
-        numeric_distance: A number column has drifted when its Wasserstein distance from the reference, in standard deviations
-            of the reference, reaches this. For a pure shift that is Cohen's d: 0.2 is small, 0.5 medium, 0.8 large.
-        category_distance: A category column, or the label, has drifted when its Jensen-Shannon distance (natural logarithm,
-            0 to 0.83) from the reference reaches this. A rate that moves from 20 % to 34 % has moved by 0.11.
+        numeric_distance: A number column, or the probability, has drifted when its Wasserstein distance from the
+            reference, in standard deviations of the reference, reaches this. For a pure shift that is Cohen's d: 0.2 is
+            small, 0.5 medium, 0.8 large.
+        category_distance: A category column, or the label, has drifted when its Jensen-Shannon distance (natural
+            logarithm, 0 to 0.83) from the reference reaches this. A rate that goes from 20 % to 34 % has moved by 0.11.
         min_roc_auc: Performance below it counts as drift; None does not judge performance.
         on_prediction_drift: Whether a drift of the predicted probability alone is drift.
         on_target_drift: Whether a drift of the label's rate alone is drift.

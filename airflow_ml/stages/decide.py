@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
+NUMBERS = ("rows", "coverage", "drifted_share", "roc_auc", "positive_rate", "prediction_mean")
+"""Columns of the ledger that a person wants to see with a decision."""
+
+
 class Decide(PartitionStage):
     """Table ``decisions``, one row a window, in the partition of its last day."""
 
@@ -86,6 +90,7 @@ class Decide(PartitionStage):
             "model_version": row["model_version"],
             "monitored": {"from": str(row["window_from"]), "to": str(row["window_to"])},
             "evidence": row["evidence"],
+            "numbers": {name: row[name] for name in NUMBERS},
         }
         return outcome
 

@@ -4,8 +4,8 @@ The window is the request's; a request of one day means the `Monitoring.window` 
 judged is the one that made the predictions of the newest day, and its release's test split is the reference. Columns
 are looked at over the whole window; predictions, labels and performance over the rows of that version.
 
-Everything is pinned by the fences of the window's partitions. Labels that arrive later change those of ``feedback``, so a
-rerun then judges again.
+Everything is pinned by the fences of the window's partitions. Labels that arrive later change those of ``feedback``, so
+a rerun then judges again.
 """
 
 import json
