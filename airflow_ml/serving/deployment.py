@@ -171,12 +171,10 @@ class ModelConfigFile:
 
         from airflow_ml.serving.protos.messages import ModelServerConfig
 
-        config = ModelServerConfig()
-        config.model_config_list.SetInParent()
         try:
-            return text_format.Parse(self.path.read_text(), config)
+            return text_format.Parse(self.path.read_text(), ModelServerConfig())
         except FileNotFoundError:
-            return config
+            return ModelServerConfig()
         except text_format.ParseError as error:
             raise ServingError(
                 f"not a model server config: {error}", str(self.path), "repair the file by hand; nothing was changed"

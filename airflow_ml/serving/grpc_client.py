@@ -39,7 +39,7 @@ class GrpcClient(Client):
     """
 
     def __init__(self, address: str, deadline: float = DEADLINE) -> None:
-        super().__init__(address, deadline)
+        super().__init__(f"grpc://{address}", deadline)
         self._channel = grpc.insecure_channel(
             address,
             options=[

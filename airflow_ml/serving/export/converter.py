@@ -68,9 +68,9 @@ def capture(module: torch.nn.Module, example: tuple[Any, ...], where: str = "") 
                     table.pop(overload)
             program = program.run_decompositions(table)
     except Exception as error:  # torch raises many kinds, each with a long explanation
-        reason = str(error).strip().splitlines()
+        reason = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
         raise ExportRefused(
-            f"torch.export cannot capture the network: {reason[0] if reason else type(error).__name__}",
+            f"torch.export cannot capture the network: {' '.join(reason[:2])}",
             where,
             f"make forward() free of branches on values and of a fixed number of rows, {_BUILDER}",
         ) from error
@@ -165,7 +165,7 @@ class TorchProgram(tf.Module):  # type: ignore[misc, name-defined]
         call = Call(str(node.target), node.meta.get("val"), fakes)
         try:
             return LOWERINGS[call.name](call, *args, **kwargs)
-        except (Unsupported, TypeError, NotImplementedError) as error:
+        except (Unsupported, TypeError, ValueError, AssertionError, NotImplementedError) as error:
             raise ExportRefused(
                 f"an operator is used in a form that has no TensorFlow counterpart: {call.name}: {error}",
                 self._where,

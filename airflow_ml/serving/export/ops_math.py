@@ -341,6 +341,20 @@ def _cumsum(call: Call, self: Any, dim: int, dtype: Any = None) -> Any:
     return tf.cumsum(cast(self, call.out.dtype), axis=dim)
 
 
+@op("linalg_vector_norm.default")
+def _vector_norm(
+    call: Call, self: Any, ord: float = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+) -> Any:
+    value, axes = cast(self, call.out.dtype), _axes(dim)
+    if ord == 2:
+        return tf.sqrt(tf.reduce_sum(tf.square(value), axis=axes, keepdims=keepdim))
+    if ord == 1:
+        return tf.reduce_sum(tf.abs(value), axis=axes, keepdims=keepdim)
+    if ord == math.inf:
+        return tf.reduce_max(tf.abs(value), axis=axes, keepdims=keepdim)
+    raise call.unsupported(f"of order {ord}")
+
+
 def _variance(self: Any, dim: Any, correction: Any, keepdim: bool) -> Any:
     axes = _axes(dim)
     mean = tf.reduce_mean(self, axis=axes, keepdims=True)

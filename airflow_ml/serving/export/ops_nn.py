@@ -8,6 +8,7 @@ from typing import Any
 
 from airflow_ml.serving.engines import tensorflow
 from airflow_ml.serving.export.dtypes import cast
+from airflow_ml.serving.export.ops_shape import shape_of, sizes
 from airflow_ml.serving.export.registry import Call, op, simple
 
 tf = tensorflow()
@@ -174,6 +175,32 @@ def _batch_norm_no_training(
 ) -> Any:
     out = _batch_norm(call, input, weight, bias, running_mean, running_var, False, momentum, eps)
     return out, tf.zeros([0]), tf.zeros([0])
+
+
+@op("group_norm.default")
+def _group_norm(
+    call: Call,
+    input: Any,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Any:
+    channels, inner = input.shape[1], [1] * (input.shape.rank - 2)
+    grouped = tf.reshape(input, [-1, num_groups, channels // num_groups, *shape_of(input)[2:]])
+    normal, _, _ = _normalise(grouped, range(2, grouped.shape.rank), eps)
+
+    def channel(value: Any) -> Any:
+        return None if value is None else tf.reshape(value, [channels, *inner])
+
+    return _affine(tf.reshape(normal, sizes(shape_of(input))), channel(weight), channel(bias))
+
+
+@op("bilinear.default")
+def _bilinear(call: Call, input1: Any, input2: Any, weight: Any, bias: Any = None) -> Any:
+    product = tf.einsum("...i,oij,...j->...o", input1, weight, input2)
+    return product if bias is None else product + bias
 
 
 @op("scaled_dot_product_attention.default")

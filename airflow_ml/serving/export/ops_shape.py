@@ -324,7 +324,8 @@ def _scalar_tensor(call: Call, s: Any, **_: Any) -> Any:
 @op("arange.default", "arange.start", "arange.start_step")
 def _arange(call: Call, *bounds: Any, **_: Any) -> Any:
     dtype = tf_dtype(call.out.dtype)
-    return tf.range(*(tf.cast(bound, dtype) for bound in bounds))
+    counted = dtype if dtype.is_floating else tf.int64  # there are no ranges of small integers
+    return tf.cast(tf.range(*(tf.cast(bound, counted) for bound in bounds)), dtype)
 
 
 @op("sym_size.int")

@@ -1,0 +1,36 @@
+"""TF Serving's command line, both spellings."""
+
+import pytest
+
+from airflow_ml.serving.server import base_flags, command
+from airflow_ml.serving.server.flags import parse
+
+
+def test_both_spellings_and_bare_booleans():
+    flags = parse(
+        ["--port=1", "--rest_api_port", "2", "--model_name", "m", "--model_base_path=/x",
+         "--allow_version_labels_for_unavailable_models", "--enable_model_warmup=0"]
+    )  # fmt: skip
+    assert (flags.port, flags.rest_api_port, flags.model_name, flags.model_base_path) == (1, 2, "m", "/x")
+    assert flags.allow_version_labels_for_unavailable_models
+    assert not flags.enable_model_warmup
+
+
+@pytest.mark.parametrize(
+    "argv", [[], ["--model_base_path=relative"], ["--model_base_path=/x", "--unknown=1"], ["--port=x"], ["--mod=/x"]]
+)
+def test_what_is_wrong_ends_the_start(argv, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(argv)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err
+
+
+def test_the_real_binary_is_preferred(tmp_path, monkeypatch):
+    assert command(["--port=1"])[1:3] == ["-m", "airflow_ml.serving.server"]
+    binary = tmp_path / "tensorflow_model_server"
+    binary.write_text("#!/bin/sh\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert command(["--port=1", "--host=0.0.0.0"]) == ["tensorflow_model_server", "--port=1"]
+    assert all(flag.startswith("--") for flag in base_flags(tmp_path))

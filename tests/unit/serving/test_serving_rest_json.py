@@ -1,0 +1,92 @@
+"""TF Serving's two JSON formats: what fits becomes tensors, what does not is refused by name."""
+
+import base64
+import json
+
+import numpy as np
+import pytest
+
+from airflow_ml.serving.protos.messages import DATA_TYPES
+from airflow_ml.serving.saved_model import TensorInfo
+from airflow_ml.serving.server.rest_json import parse, to_arrays, to_json
+from airflow_ml.serving.server.status import Code, StatusError
+
+
+def info(name: str, kind: str) -> TensorInfo:
+    return TensorInfo(name, f"{name}:0", DATA_TYPES[kind], (-1,))
+
+
+TWO = {"s": info("s", "DT_STRING"), "x": info("x", "DT_FLOAT")}
+ONE = {"n": info("n", "DT_INT64")}
+
+
+def test_rows_and_columns_are_the_same_request():
+    rows, is_row = to_arrays({"instances": [{"s": "a", "x": 1}, {"s": "b", "x": 2.5}]}, TWO)
+    columns, is_row_too = to_arrays({"inputs": {"s": ["a", "b"], "x": [1, 2.5]}}, TWO)
+    assert (is_row, is_row_too) == (True, False)
+    for name in TWO:
+        assert rows[name].tolist() == columns[name].tolist()
+    assert rows["x"].dtype == np.float32
+
+
+def test_a_lone_input_needs_no_name():
+    assert to_arrays({"instances": [1, 2]}, ONE)[0]["n"].tolist() == [1, 2]
+    assert to_arrays({"inputs": [[1], [2]]}, ONE)[0]["n"].shape == (2, 1)
+
+
+def test_base64_and_not_a_number():
+    value = {"b64": base64.b64encode(b"\xff\x00").decode()}
+    assert to_arrays({"inputs": {"s": [value], "x": [1]}}, TWO)[0]["s"].tolist() == [b"\xff\x00"]
+    document = parse(b'{"inputs": {"s": ["a"], "x": [NaN]}}')
+    assert np.isnan(to_arrays(document, TWO)[0]["x"]).all()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b'{"instances": [1], "signature_name": 3}', b"\xff\xfe"],
+)
+def test_what_is_not_a_json_object(body):
+    with pytest.raises(StatusError) as refused:
+        parse(body)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+
+
+@pytest.mark.parametrize(
+    ("document", "infos", "says"),
+    [
+        ({}, TWO, "Missing 'inputs' or 'instances' key"),
+        ({"inputs": 1, "instances": 1}, TWO, "only one of"),
+        ({"instances": []}, TWO, "No values"),
+        ({"instances": 3}, TWO, "list/array"),
+        ({"instances": [1]}, TWO, "expecting list of objects"),
+        ({"inputs": [1]}, TWO, "expecting an object"),
+        ({"instances": [{"s": "a"}]}, TWO, "keys must be equal to: s,x"),
+        ({"instances": [{"s": "a", "x": 1, "y": 2}]}, TWO, "named input: y"),
+        ({"inputs": {"s": ["a"]}}, TWO, "Missing named input: x"),
+        ({"inputs": {"s": [1], "x": [1]}}, TWO, "not of expected type: string"),
+        ({"inputs": {"s": ["a"], "x": ["1"]}}, TWO, "not of expected type: float32"),
+        ({"inputs": {"s": ["a"], "x": [None]}}, TWO, "Type: Null"),
+        ({"inputs": [1.5]}, ONE, "not of expected type: int64"),
+        ({"inputs": [2**63]}, ONE, "not of expected type: int64"),
+        ({"inputs": [True]}, ONE, "Type: True"),
+        ({"inputs": [[1, 2], [3]]}, ONE, "unexpected size: 1"),
+        ({"inputs": [[1], 2]}, ONE, "incorrect level"),
+        ({"inputs": [1, [2]]}, ONE, "unexpected level"),
+        ({"inputs": {"s": [{"b64": "?"}], "x": [1]}}, TWO, "base64"),
+    ],
+)
+def test_what_does_not_fit_is_named(document, infos, says):
+    with pytest.raises(StatusError, match=says) as refused:
+        to_arrays(document, infos)
+    assert refused.value.code is Code.INVALID_ARGUMENT
+
+
+def test_answers():
+    third = np.array([1 / 3, np.nan], dtype=np.float32)
+    assert json.loads(to_json({"p": third[:1]}, rows=True)) == {"predictions": [0.33333334]}
+    assert b"NaN" in to_json({"p": third}, rows=False)
+    two = {"p": np.array([[1.0], [2.0]]), "s": np.array([b"a", b"\xff"], dtype=object)}
+    assert json.loads(to_json(two, rows=True))["predictions"][0] == {"p": [1.0], "s": "a"}
+    assert json.loads(to_json({"s_bytes": two["s"]}, rows=False))["outputs"][1] == {"b64": "/w=="}
+    with pytest.raises(StatusError, match="column format"):
+        to_json({"p": np.array(1.0)}, rows=True)
