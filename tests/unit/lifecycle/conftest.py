@@ -1,7 +1,9 @@
 """What the tests of registering, releasing and scoring share: an MLflow schema, and a model that is exported once."""
 
+import contextlib
 import shutil
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 
 from airflow_ml.registry import tracking
 from airflow_ml.serving.deployment import ModelConfigFile
+from airflow_ml.serving.errors import ModelNotServed
 from airflow_ml.serving.sandbox import RunningServer, model_server
 from airflow_ml.spec import Platform
 from tests.support.finished import Finished, finish_training
@@ -65,13 +68,16 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A running model server with nothing to serve yet."""
     folder = tmp_path_factory.mktemp("serving")
     ModelConfigFile(folder).create()
-    with model_server(folder, flags=["--model_config_file_poll_wait_seconds=1"]) as server:
+    with model_server(folder) as server:
         yield Served(folder, server)
 
 
 @pytest.fixture
-def releasing(base: Path, exported: Finished, served: Served) -> Iterator[Callable[[], Finished]]:
-    """The exported training on a platform with a running server; the server is emptied afterwards."""
-    yield lambda: Finished(exported.model, served.platform(base), dict(exported.inputs))
+def serving(base: Path, exported: Finished, served: Served) -> Iterator[Finished]:
+    """The exported training on a platform with a running server, which is emptied afterwards."""
+    yield Finished(exported.model, served.platform(base), dict(exported.inputs))
     ModelConfigFile(served.folder).remove(exported.model.name)
+    with served.server.connect() as client, contextlib.suppress(ModelNotServed):
+        while any(status.state != "END" for status in client.status(exported.model.name)):
+            time.sleep(0.2)
     shutil.rmtree(served.folder / exported.model.name, ignore_errors=True)
