@@ -25,6 +25,7 @@ reads in the Airflow log is what the stage said.
     └── JobFailed            a job ended without a result: killed, crashed, lost
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 
@@ -35,27 +36,33 @@ class AirflowMLError(Exception):
         what: What happened, in one sentence.
         where: File, row, table, partition, field or server; empty when `what` says it.
         remedy: What the reader can do now.
+        reports: Pages that tell more, as JSON of `FileOutput` by name: an error leaves no result that could name them.
     """
 
-    def __init__(self, what: str, where: str = "", remedy: str = "") -> None:
+    def __init__(
+        self, what: str, where: str = "", remedy: str = "", reports: Mapping[str, dict[str, Any]] | None = None
+    ) -> None:
         super().__init__(what, where, remedy)
         self.what = what
         self.where = where
         self.remedy = remedy
+        self.reports = dict(reports or {})
 
     def __str__(self) -> str:
         text = f"{self.where}: {self.what}" if self.where else self.what
         return f"{text}. Remedy: {self.remedy}" if self.remedy else text
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """As JSON; `from_dict` is the inverse."""
-        return {"error": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
+        data = {"error": type(self).__name__, "what": self.what, "where": self.where, "remedy": self.remedy}
+        return data | ({"reports": self.reports} if self.reports else {})
 
     @staticmethod
     def from_dict(data: dict[str, Any]) -> "AirflowMLError":
         """The error that a job process wrote; an unknown class becomes a `JobFailed`."""
         kind = _tree().get(str(data.get("error")), JobFailed)
-        return kind(str(data.get("what", "unknown error")), str(data.get("where", "")), str(data.get("remedy", "")))
+        what, where, remedy = (str(data.get(key, "")) for key in ("what", "where", "remedy"))
+        return kind(what or "unknown error", where, remedy, data.get("reports"))
 
 
 class SpecError(AirflowMLError):
