@@ -263,8 +263,8 @@ def test_of_two_releases_at_once_one_wins_and_the_other_says_so(serving: Finishe
     said = sorted(results.get(timeout=200) for _ in processes)
     for process in processes:
         process.join()
-    assert said[1] == "released"
-    assert said[0].startswith("the champion is version")
+    assert said[0] == "released"
+    assert said[1].startswith("the champion is version")
     assert state(serving)["history"] in ([1], [2])
 
 
