@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: What stands at index 0 of every vocabulary.
 UNKNOWN = 0
 
+#: A missing value in a column of whole numbers, which has no other way to say so.
+MISSING_INT = -(2**63)
+
 
 class Vocabulary(Frozen):
     """The known categories of one column.
@@ -65,8 +68,7 @@ class Vocabulary(Frozen):
         table: dict[Any, int]
         if self.dtype == "int64":
             table = {int(token): index for index, token in enumerate(self.tokens, start=1)}
-            if values.dtype.kind not in "iu":  # a nullable column arrives as floats or objects
-                values = np.array([int(v) if _present(v) else -(2**63) for v in values.tolist()], dtype=np.int64)
+            values = as_whole(values)
         else:
             table = {token: index for index, token in enumerate(self.tokens, start=1)}
             values = as_text(values)
@@ -201,9 +203,21 @@ def as_text(column: Array) -> Array:
     return out
 
 
+def as_whole(column: Array) -> Array:
+    """``column`` [n] as int64 [n]; what is missing as :data:`MISSING_INT`, which no vocabulary has."""
+    import numpy as np
+
+    values = np.asarray(column)
+    if values.dtype.kind in "iu":
+        return values.astype(np.int64, copy=False)
+    return np.array([int(v) if _present(v) else MISSING_INT for v in values.tolist()], dtype=np.int64)
+
+
 def _as_str(value: object) -> str:
     if isinstance(value, bytes):
         return value.decode()
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))  # the same column without a gap would hold whole numbers
     return str(value) if _present(value) else ""
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from airflow_ml.lifecycle.errors import InputError
-from airflow_ml.lifecycle.preprocessing import Preprocessing, as_text
+from airflow_ml.lifecycle.preprocessing import Preprocessing, as_text, as_whole
 from airflow_ml.spec.base import Frozen
 
 if TYPE_CHECKING:
@@ -87,9 +87,7 @@ def request_columns(preprocessing: Preprocessing, columns: Mapping[str, Array]) 
     inputs: dict[str, Array] = {}
     for vocabulary in preprocessing.categorical:
         column = columns[vocabulary.name]
-        inputs[vocabulary.name] = (
-            as_text(column) if vocabulary.dtype == "string" else np.asarray(column).astype(np.int64)
-        )
+        inputs[vocabulary.name] = as_text(column) if vocabulary.dtype == "string" else as_whole(column)
     for scaling in preprocessing.numeric:
         inputs[scaling.name] = np.asarray(columns[scaling.name]).astype(np.float32)
     return inputs

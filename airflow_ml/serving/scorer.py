@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml.lifecycle.errors import ServingError
-from airflow_ml.lifecycle.preprocessing import as_text
+from airflow_ml.lifecycle.preprocessing import as_text, as_whole
 from airflow_ml.serving.protos.tensors import STRING, numpy_type
 from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE, SavedModel
 
@@ -81,7 +81,7 @@ class SavedModelScorer:
         try:
             if column.dtype == object and wanted.kind == "f":  # None is how a nullable column says NaN
                 column = np.array([np.nan if v is None else v for v in column.tolist()])
-            return column.astype(wanted, copy=False)
+            return as_whole(column) if wanted.kind == "i" else column.astype(wanted, copy=False)
         except (TypeError, ValueError) as error:
             raise ServingError(
                 f"column {name!r} of {column.dtype} cannot be read as {wanted}: {error}",

@@ -63,6 +63,7 @@ class Core:
         self._models: dict[str, ServedModel] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, _Version]] = {}
+        self._empty: set[str] = set()
         self._history: dict[str, dict[int, VersionStatus]] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         self._closing = threading.Event()
@@ -155,9 +156,17 @@ class Core:
                     log.error("could not find base path %s of %s: %s", model.base_path, model.name, error.strerror)
                     return
                 aspired[model.name] = model.policy.aspired(names)
+                self._warn_of_nothing(model, aspired[model.name])
             for name in {*self._versions, *aspired}:
                 self._advance(name, aspired.get(name, {}))
             self._changed.notify_all()
+
+    def _warn_of_nothing(self, model: ServedModel, aspired: Mapping[int, str]) -> None:
+        if aspired:
+            self._empty.discard(model.name)
+        elif model.name not in self._empty:  # once, not every second
+            self._empty.add(model.name)
+            log.warning("no versions of servable %s to serve under base path %s", model.name, model.base_path)
 
     def _advance(self, name: str, aspired: Mapping[int, str]) -> None:
         live = self._versions.setdefault(name, {})

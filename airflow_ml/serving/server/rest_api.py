@@ -65,9 +65,11 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         try:
             length = int(self.headers.get("Content-Length", ""))
+            if length < 0:
+                raise ValueError(length)
         except ValueError:
             self.close_connection = True
-            self._send(411, _error("Content-Length is missing"))
+            self._send(411, _error("Content-Length is missing or not a length"))
             return
         self._answer("POST", self.rfile.read(length))
 

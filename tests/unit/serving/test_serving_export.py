@@ -60,6 +60,16 @@ def test_the_scorer_takes_what_tables_give_in_batches_of_any_size(exported):
         np.testing.assert_allclose(found, expected[:rows], atol=1e-6)
 
 
+def test_whole_numbers_with_gaps_are_unknown_categories_everywhere(exported):
+    with_gaps = exported.columns | {"hour": np.where(np.arange(500) % 3 == 0, np.nan, exported.columns["hour"])}
+    sent = request_columns(exported.preprocessing, with_gaps)
+    assert sent["hour"].dtype == np.int64
+    expected = torch_probability(exported.module, exported.preprocessing, with_gaps)
+    with SavedModelScorer(exported.path) as scorer:
+        np.testing.assert_allclose(scorer.predict(with_gaps), expected, atol=1e-6)
+        np.testing.assert_allclose(scorer.predict(sent), expected, atol=1e-6)
+
+
 def test_the_scorer_names_what_does_not_fit(exported):
     with SavedModelScorer(exported.path) as scorer:
         assert scorer.predict({name: column[:0] for name, column in exported.columns.items()}).shape == (0,)

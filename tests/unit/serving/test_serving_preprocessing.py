@@ -46,6 +46,7 @@ def test_a_column_without_spread_stays_finite(column):
 def test_numbers_and_bools_read_as_text_the_same_everywhere():
     assert as_text(np.array([True, False])).tolist() == ["True", "False"]
     assert as_text(np.array([1.5, np.nan])).tolist() == ["1.5", ""]
+    assert as_text(np.array([3.0, np.nan])).tolist() == [*as_text(np.array([3])).tolist(), ""] == ["3", ""]
     assert as_text(np.array(["a", None, 3, b"x"], dtype=object)).tolist() == ["a", "", "3", "x"]
 
 
