@@ -4,7 +4,6 @@ Timetables are explicit: what a plain ``@daily`` means differs between deploymen
 """
 
 import json
-from datetime import UTC, datetime, time
 from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable
@@ -29,8 +28,7 @@ def model_dags(model: Model, platform: Platform | None = None) -> dict[str, DAG]
     """
     # The partition of a run is its logical date. Data and scoring run at its 00:00 with what has landed by then;
     # monitoring runs when the day is over, in order, because a decision counts the earlier ones.
-    at_midnight = CronTriggerTimetable(MIDNIGHT, timezone="UTC")
-    after_the_day = CronDataIntervalTimetable(MIDNIGHT, timezone="UTC")
+    at_midnight, after_the_day = _schedules(model)
     with _dag(model, "data", schedule=at_midnight, params=form(WindowForm), max_active_runs=2) as data:
         groups.data_tasks(model, platform)
     with _dag(model, "training", schedule=None, params=form(training_form(model)), max_active_runs=1) as training:
@@ -41,8 +39,6 @@ def model_dags(model: Model, platform: Platform | None = None) -> dict[str, DAG]
         groups.monitoring_tasks(model, platform)
     with _dag(model, "release", schedule=None, params=form(ReleaseForm), max_active_runs=1) as release:
         groups.release_tasks(model, platform)
-    for dag in (data, scoring, monitoring):
-        _bound(dag, model)
     return {dag.dag_id: dag for dag in (data, training, scoring, monitoring, release)}
 
 
@@ -58,15 +54,13 @@ def _dag(model: Model, what: str, **kwargs: Any) -> DAG:
     )
 
 
-def _bound(dag: DAG, model: Model) -> None:
-    """Schedule only the partitions that exist.
+def _schedules(model: Model) -> tuple[Any, Any]:
+    """At 00:00 of a day, and when a day is over."""
+    if model.end is None:
+        return CronTriggerTimetable(MIDNIGHT, timezone="UTC"), CronDataIntervalTimetable(MIDNIGHT, timezone="UTC")
+    from airflow_ml.pipelines.timetables import DayOverUntil, MidnightUntil
 
-    Done when the tasks are there, because tasks inherit the dates: a run by hand with a logical date after the end would
-    then have no tasks, and Airflow would call it a success. Without, its first task refuses the partition.
-    """
-    dag.start_date = datetime.combine(model.start, time(), UTC)
-    if model.end is not None:
-        dag.end_date = datetime.combine(model.end, time(), UTC)
+    return MidnightUntil(model.end), DayOverUntil(model.end)
 
 
 def _overrides(model: Model) -> str | None:

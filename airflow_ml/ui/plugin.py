@@ -5,6 +5,7 @@ from typing import Any
 
 from airflow.sdk.plugins_manager import AirflowPlugin
 
+from airflow_ml.pipelines.timetables import DayOverUntil, MidnightUntil
 from airflow_ml.ui import notes
 
 PREFIX = "/airflow-ml"
@@ -30,3 +31,4 @@ class AirflowMLPlugin(AirflowPlugin):
     name = "airflow_ml"
     fastapi_apps: list[Any] = [{"app": Reports(), "url_prefix": PREFIX, "name": "airflow-ml reports"}]  # noqa: RUF012 - as Airflow declares it
     listeners: list[Any] = [notes]  # noqa: RUF012
+    timetables: list[Any] = [MidnightUntil, DayOverUntil]  # noqa: RUF012

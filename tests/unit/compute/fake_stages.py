@@ -1,0 +1,68 @@
+"""Stands in for ``python -m airflow_ml.stages`` in tests of the compute: does what the request's params say.
+
+    {"do": "succeed" | "fail" | "exit" | "sleep" | "family", ...}
+
+More comes from ``<base>/fake.json``: stage to params, for stages that an operator runs.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+STUBBORN = "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);print('child',flush=True);time.sleep(600)"
+
+
+def main(request_path: str, response_path: str) -> int:
+    request = json.loads(Path(request_path).read_text())
+    params = request["params"]
+    script = Path(request["platform"]["base"]) / "fake.json"
+    if script.exists():
+        params = params | json.loads(script.read_text()).get(request["stage"], {})
+    action = params.get("do", "succeed")
+    print(f"INFO doing {action}", flush=True)
+    if action == "family":
+        # A child that ignores SIGTERM, one in a session of its own, and one whose parent is gone, in a session of its own.
+        subprocess.Popen([sys.executable, "-c", STUBBORN, params["tag"]])
+        subprocess.Popen([sys.executable, "-c", STUBBORN, params["tag"]], start_new_session=True)
+        orphan = f"import subprocess,sys;subprocess.Popen([sys.executable,'-c',{STUBBORN!r},{params['tag']!r}],start_new_session=True)"
+        subprocess.run([sys.executable, "-c", orphan], check=True)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        Path(params["ready"]).write_text("ready")
+        action = params.get("then", "sleep")
+    if action == "sleep":
+        time.sleep(params.get("seconds", 600))
+        action = "succeed"
+    if action == "exit":
+        os._exit(params["code"])
+    if action == "fail":
+        response = {"error": params["error"], "what": "no good", "where": "row 3", "remedy": "mend it"}
+        Path(response_path).write_text(json.dumps(response))
+        return 1
+    for name in params.get("tell", []):
+        # What careless user code may do; whoever shows the log has to mask it.
+        print(f"WARNING the {name.lower()} has {len(os.environ[name])} characters: {os.environ[name]}", flush=True)
+    for line in params.get("lines", []):
+        print(line, flush=True)
+    names = {name: os.environ.get(name) for name in params.get("show", [])}
+    result = {
+        "stage": request["stage"],
+        "model": request["model"]["name"],
+        "fingerprint": "f" * 64,
+        "spec_hash": "5" * 64,
+        "code_version": "test",
+        "rows": 7,
+        "window": request["window"],
+        "summary": params.get("summary", {}) | {"environment": names, "params": params},
+        "reports": params.get("reports", {}),
+        "uri": str(Path(response_path).with_name("result.json")),
+    }
+    Path(response_path).write_text(json.dumps(result))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], sys.argv[2]))

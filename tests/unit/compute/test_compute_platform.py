@@ -1,0 +1,69 @@
+"""A platform from variables and settings."""
+
+import sys
+import types
+
+import pytest
+
+from airflow_ml import Platform
+from airflow_ml.compute.platform import SETTINGS, load_platform, platform_from
+from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.provider import get_provider_info
+
+ACME = Platform(base="/acme")
+
+
+def test_without_variables_the_base_is_in_the_users_data_folder():
+    assert load_platform({"HOME": "/home/ann"}).base == "/home/ann/.local/share/airflow-ml"
+    assert load_platform({"HOME": "/home/ann", "XDG_DATA_HOME": "/data"}).base == "/data/airflow-ml"
+
+
+def test_variables_fill_the_platform():
+    platform = load_platform(
+        {
+            "AIRFLOW_ML_BASE": "/b",
+            "AIRFLOW_ML_LANDING": "/l",
+            "AIRFLOW_ML_SERVING_GRPC": "m:8500",
+            "AIRFLOW_ML_GRACE_S": "2.5",
+            "AIRFLOW_ML_ALERTS_TO": "a@x.org, b@x.org",
+            "AIRFLOW_ML_CONNECTIONS": '{"TOKEN": "mlflow"}',
+            "AIRFLOW_ML_CACHE": "of somebody else",
+        }
+    )
+    assert (platform.base, platform.landing_root, platform.serving.grpc) == ("/b", "/l", "m:8500")
+    assert platform.compute.grace_s == 2.5
+    assert platform.alerts.to == ("a@x.org", "b@x.org")
+    assert platform.connections == {"TOKEN": "mlflow"}
+
+
+def test_a_platform_can_be_named(monkeypatch):
+    module = types.ModuleType("acme_platforms")
+    module.prod = ACME
+    module.other = "no platform"
+    monkeypatch.setitem(sys.modules, "acme_platforms", module)
+    assert load_platform({"AIRFLOW_ML_PLATFORM": "acme_platforms:prod"}) is ACME
+    for name in ("acme_platforms:other", "acme_platforms:none", "no_such_module:x", "acme_platforms"):
+        with pytest.raises(SpecError, match="module:attribute"):
+            load_platform({"AIRFLOW_ML_PLATFORM": name})
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"base": "relative"}, "absolute"),
+        ({"base": "/b", "platform": "a:b"}, "both set"),
+        ({"base": "/b", "bases": "/c"}, "no setting 'bases'"),
+        ({"base": "/b", "connections": "{"}, "not JSON"),
+        ({"landing": "/l"}, "base"),
+    ],
+)
+def test_settings_that_make_no_platform_are_refused(settings, text):
+    with pytest.raises(SpecError, match=text):
+        platform_from(settings, where="here")
+
+
+def test_every_setting_is_documented_for_airflow_and_in_the_connection_form():
+    info = get_provider_info()
+    options = info["config"]["airflow_ml"]["options"]
+    assert set(options) == {"conn_id", "platform", *SETTINGS}
+    assert set(info["connection-types"][0]["conn-fields"]) == {"platform", *SETTINGS}
