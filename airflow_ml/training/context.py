@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from airflow_ml.lifecycle.errors import TrainingFailed
 from airflow_ml.lifecycle.preprocessing import Preprocessing
 from airflow_ml.training.checkpoints import Checkpoints
 from airflow_ml.training.data import Batch, Shard
@@ -95,7 +96,7 @@ class FitContext:
         with torch.no_grad():
             for batch in self.validation.in_order(_VALIDATION_ROWS):
                 moved = self._moved(batch)
-                logits.append(network(moved.categorical, moved.numeric).float().cpu())
+                logits.append(one_logit_a_row(network(moved.categorical, moved.numeric), len(batch)).cpu())
         mine = torch.cat(logits)
         total = nn.functional.binary_cross_entropy_with_logits(
             mine.double(), self.validation.labels.double(), reduction="sum"
@@ -141,3 +142,18 @@ class FitContext:
             batch.labels.to(self.device),
             batch.global_rows,
         )
+
+
+def one_logit_a_row(logits: torch.Tensor, rows: int) -> torch.Tensor:
+    """What a network answered, if it is float32 [rows].
+
+    Raises:
+        TrainingFailed: It is of another shape or type.
+    """
+    if logits.shape != (rows,) or logits.dtype != torch.float32:
+        raise TrainingFailed(
+            f"the network answers {tuple(logits.shape)} {logits.dtype} for {rows} rows",
+            where="the module that fit returned",
+            remedy="return one float32 logit a row, shape [batch]: `.squeeze(1)` after a last layer of width 1",
+        )
+    return logits

@@ -113,7 +113,7 @@ class Shard:
         """Read this rank's row groups, one at a time.
 
         Raises:
-            BadTrainingSet: The split has no rows, or a column is missing.
+            BadTrainingSet: The split has no rows, a column is missing, or a row has no label.
         """
         groups = row_groups(folder)
         total = sum(group.rows for group in groups)
@@ -182,6 +182,10 @@ def _read(group: RowGroup, preprocessing: Preprocessing, label: str) -> "tuple[A
                 remedy="run the stage training_set again",
             )
         table = file.read_row_group(group.index, columns=names)
+    if table.column(label).null_count:
+        raise BadTrainingSet(
+            f"column {label!r} has nulls", where=str(group.path), remedy="run the stage training_set again"
+        )
     categorical, numeric = preprocessing.apply({name: to_numpy(table.column(name)) for name in preprocessing.columns})
     return categorical.astype(np.int32), numeric, to_numpy(table.column(label)).astype(np.float32)
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from airflow_ml.training.context import FitContext
+from airflow_ml.training.context import FitContext, one_logit_a_row
 from airflow_ml.training.network import TabularNetwork
 from airflow_ml.training.params import Params, parse
 
@@ -147,9 +147,8 @@ def _epoch(
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(params, (epoch - 1) * steps + number, steps)
         optimizer.zero_grad()
-        loss = nn.functional.binary_cross_entropy_with_logits(
-            network(batch.categorical, batch.numeric), batch.labels, reduction="sum"
-        )
+        logits = one_logit_a_row(network(batch.categorical, batch.numeric), len(batch))
+        loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
         # Horovod divides the sum of all ranks by their number: this makes the step the mean over the global batch.
         (loss * (context.size / batch.global_rows)).backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -36,17 +36,9 @@ def write(
         history: Written as JSON.
 
     Raises:
-        TrainingFailed: The network cannot be exported with a free batch size, or does not answer with one logit a row.
+        TrainingFailed: The network cannot be exported with a free batch size.
     """
     network = network.cpu().eval()
-    with torch.no_grad():
-        logits = network(*example)
-    if logits.shape != (len(example[0]),) or logits.dtype != torch.float32:
-        raise TrainingFailed(
-            f"the network answers {tuple(logits.shape)} {logits.dtype} for {len(example[0])} rows",
-            where="the module that fit returned",
-            remedy="return one float32 logit a row, shape [batch]: `.squeeze(1)` after a last layer of width 1",
-        )
     batch = torch.export.Dim("batch", min=1)
     try:
         program = torch.export.export(network, example, dynamic_shapes=({0: batch}, {0: batch}))
