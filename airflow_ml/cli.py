@@ -17,6 +17,7 @@ from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Model, Platform
+from airflow_ml.storage import write_atomically
 from airflow_ml.version import __version__
 
 if TYPE_CHECKING:
@@ -138,7 +139,9 @@ def _show(result: "JobResult") -> None:
     for name, value in result.metrics.items():
         typer.echo(f"  {name}: {'not available' if value is None else f'{value:.6g}'}")
     if result.summary:
-        typer.echo(f"  {json.dumps(result.summary, default=str)[:2000]}")
+        for name, fact in result.summary.items():
+            shown = f"{len(fact)}, {fact[0]} .. {fact[-1]}" if isinstance(fact, list) and len(fact) > 8 else fact
+            typer.echo(f"  {name}: {shown if isinstance(shown, str) else json.dumps(shown, default=str)}")
 
 
 @app.command()
@@ -168,11 +171,14 @@ def serve(context: typer.Context) -> None:
 
 def _serve_flags(platform: Platform) -> list[str]:
     folder = Path(platform.serving_folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / "models.config"
+    if not config.exists():
+        # A server needs the file before the first release writes it.
+        write_atomically(config, "model_config_list {}\n")
     return [
         f"--port={platform.serving.grpc.rpartition(':')[2]}",
         f"--rest_api_port={platform.serving.rest.rpartition(':')[2]}",
-        f"--model_config_file={folder / 'models.config'}",
+        f"--model_config_file={config}",
         "--model_config_file_poll_wait_seconds=1",
     ]
 

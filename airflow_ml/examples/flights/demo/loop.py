@@ -18,6 +18,7 @@ from airflow_ml.examples.flights.world import World
 from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.errors import JobFailed
 from airflow_ml.lifecycle.windows import Window
+from airflow_ml.spec import Model
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Loop:
         base: The base folder.
         rest_address: ``host:port`` of the model server's REST API.
         calendar: The days.
+        model: What is played; the flights, or a smaller declaration of them.
         say: Where progress goes.
         summary: Filled as the loop goes on.
     """
@@ -64,6 +66,7 @@ class Loop:
     base: Path
     rest_address: str
     calendar: Calendar = SUMMER
+    model: Model = flights
     say: Callable[[str], None] = print
     summary: Summary = field(default_factory=Summary)
 
@@ -73,17 +76,17 @@ class Loop:
         world = World(self.base / "landing")
         days = self.calendar
         for dag_id in ("data", "training", "scoring", "monitoring", "release"):
-            self.rest.unpause(f"flights_{dag_id}")
+            self.rest.unpause(f"{self.model.name}_{dag_id}")
 
         self._step("half a year lands: schedules, and outcomes a day later")
         world.deliver(days.history)
-        world.deliver_outcomes(known(days.history))
-        self._run("history", "flights_data", window(days.history))
+        world.deliver_outcomes(known(days.history, self.model))
+        self._run("history", "data", window(days.history))
 
         self._step("training, gates, release")
-        newest = days.history.end - timedelta(days=flights.label.lag)
-        training = Window.ending(newest, flights.training.window)
-        self._run("first training", "flights_training", window(training))
+        training = Window.ending(known(days.history, self.model).end, self.model.training.window)
+        training = Window.of(max(training.start, self.model.start), training.end)
+        self._run("first training", "training", window(training))
 
         self._step(f"{len(days.nights)} nights, by airflow backfill")
         self._nights(world, days.nights)
@@ -110,14 +113,14 @@ class Loop:
     def _nights(self, world: World, nights: Window) -> None:
         """Data in one run, then one scoring run a night."""
         world.deliver(nights)
-        world.deliver_outcomes(nights.shift(-flights.label.lag))
-        self._run(f"data of {nights}", "flights_data", window(nights))
+        world.deliver_outcomes(nights.shift(-self.model.label.lag))
+        self._run(f"data of {nights}", "data", window(nights))
         before = time.monotonic()
-        self._backfill("flights_scoring", nights)
+        self._backfill(f"{self.model.name}_scoring", nights)
         wanted = set(nights)
         seen: set[str] = set()
         while True:
-            runs = [run for run in self.rest.runs("flights_scoring") if _day(run) in wanted]
+            runs = [run for run in self.rest.runs(f"{self.model.name}_scoring") if _day(run) in wanted]
             for run in runs:
                 if run["state"] in {"success", "failed"} and run["dag_run_id"] not in seen:
                     seen.add(run["dag_run_id"])
@@ -132,16 +135,19 @@ class Loop:
             if time.monotonic() - before > 60 + 60 * len(nights):
                 raise JobFailed(f"only {len(seen)} of {len(nights)} nights were scored in time", where=self.rest.url)
             time.sleep(2)
-        rows = sum(LakeTable(self.base / "lake/flights/predictions").snapshot().rows.get(day, 0) for day in nights)
+        rows = sum(
+            LakeTable(self.base / f"lake/{self.model.name}/predictions").snapshot().rows.get(day, 0) for day in nights
+        )
         self.summary.stages.append(StageTime(f"score {len(nights)} nights", round(time.monotonic() - before, 1), rows))
 
     def _watch(self, world: World) -> str | None:
         """Monitoring runs in order; the id of the training run that one of them started."""
         for end in self.calendar.watched:
-            world.deliver_outcomes(Window.ending(end, flights.monitoring.window))
-            observed = Window.ending(end, flights.monitoring.window)
-            run_id = self._run(f"monitoring {observed}", "flights_monitoring", window(observed))
-            decision = self.rest.result("flights_monitoring", run_id, "decide").get("summary", {})
+            observed = Window.ending(end, self.model.monitoring.window)
+            observed = Window.of(max(observed.start, self.calendar.nights.start), observed.end)
+            world.deliver_outcomes(observed)
+            run_id = self._run(f"monitoring {observed}", "monitoring", window(observed))
+            decision = self.rest.result(f"{self.model.name}_monitoring", run_id, "decide_retraining").get("summary", {})
             reasons = list(decision.get("reasons", []))
             self.say(f"    verdict for {observed}: {decision.get('decision')}: {'; '.join(reasons)}")
             self.summary.drift = {"verdict": decision.get("decision"), "window": str(observed), "reasons": reasons}
@@ -150,8 +156,9 @@ class Loop:
         return None
 
     def _retraining(self, run_id: str) -> None:
-        state = self.rest.wait("flights_training", run_id, 900, self._on_task("retraining", "flights_training"))
-        verdict = self.rest.result("flights_training", run_id, "gates").get("summary", {})
+        dag_id = f"{self.model.name}_training"
+        state = self.rest.wait(dag_id, run_id, 900, self._on_task("retraining", dag_id))
+        verdict = self.rest.result(dag_id, run_id, "check_gates").get("summary", {})
         outcome = {"passed": "promoted", "rejected": "rejected"}.get(str(verdict.get("verdict")), "failed")
         self.summary.retraining = {
             "run_id": run_id,
@@ -163,24 +170,24 @@ class Loop:
         """Champions, AUC by week, and one online prediction."""
         status = json.loads(self._command("airflow-ml", "status", "flights", "--json"))
         self.summary.champions = [
-            {"version": entry["version"], "auc": entry["auc"], "reason": entry["reason"]}
+            {"version": entry["version"], "auc": entry["roc_auc"], "reason": entry["reason"]}
             for entry in status["champions"]
         ]
-        feedback = LakeTable(self.base / "lake/flights/feedback")
+        feedback = LakeTable(self.base / f"lake/{self.model.name}/feedback")
         if feedback.exists():
             self.summary.auc_by_week = auc_by_week(feedback, Window.of(self.calendar.nights.start, "2013-12-31"))
         self.summary.online_prediction = self._predict()
 
     def _predict(self) -> dict[str, Any]:
         """Ask the model server for one flight of the last night, as any client would."""
-        table = LakeTable(self.base / "lake/flights/features")
+        table = LakeTable(self.base / f"lake/{self.model.name}/features")
         night = max(table.snapshot().rows)
-        row = table.read(Window.of(night), columns=list(flights.features.columns)).slice(0, 1).to_pylist()[0]
-        numeric = set(flights.features.numeric)
+        row = table.read(Window.of(night), columns=list(self.model.features.columns)).slice(0, 1).to_pylist()[0]
+        numeric = set(self.model.features.numeric)
         # JSON has no NaN: a missing number is left to the model by the name that the server's REST API gives it.
         instance = {key: _json_value(value, key in numeric) for key, value in row.items()}
         body = json.dumps({"instances": [instance]})
-        url = f"http://{self.rest_address}/v1/models/flights/labels/stable:predict"
+        url = f"http://{self.rest_address}/v1/models/{self.model.name}/labels/stable:predict"
         request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=30) as response:
             answer = json.loads(response.read())
@@ -190,7 +197,8 @@ class Loop:
 
     # the ways to Airflow
 
-    def _run(self, name: str, dag_id: str, conf: Mapping[str, Any]) -> str:
+    def _run(self, name: str, what: str, conf: Mapping[str, Any]) -> str:
+        dag_id = f"{self.model.name}_{what}"
         run_id = self.rest.trigger(dag_id, conf)
         state = self.rest.wait(dag_id, run_id, 1800, self._on_task(name, dag_id))
         if state != "success":
@@ -238,15 +246,15 @@ class Loop:
         return done.stdout
 
     def _scored(self, nights: Window) -> int:
-        return len(set(nights) & set(LakeTable(self.base / "lake/flights/predictions").snapshot().rows))
+        return len(set(nights) & set(LakeTable(self.base / f"lake/{self.model.name}/predictions").snapshot().rows))
 
     def _step(self, what: str) -> None:
         self.say(f"\n== {what}")
 
 
-def known(history: Window) -> Window:
+def known(history: Window, model: Model) -> Window:
     """Outcomes that have landed by the last midnight of the history."""
-    return Window.of(history.start, history.end - timedelta(days=flights.label.lag))
+    return Window.of(history.start, history.end - timedelta(days=model.label.lag))
 
 
 def window(days: Window) -> dict[str, str]:
