@@ -47,11 +47,25 @@ def _table(vocabulary: Vocabulary) -> Any:
     tokens = vocabulary.tokens or (("0",) if whole else ("",))
     places = [i for i, _ in enumerate(tokens, start=1)] if vocabulary.tokens else [UNKNOWN]
     keys = tf.constant([int(t) for t in tokens] if whole else list(tokens), tf.as_dtype(vocabulary.dtype))
-    initializer = tf.lookup.KeyValueTensorInitializer(keys, tf.constant(places, tf.int64))
-    # Tables of one name are shared by all models of a process. With its content in the name, sharing does no harm.
-    content = hashlib.sha256("\0".join(tokens).encode()).hexdigest()[:16]
-    name = f"vocabulary_{vocabulary.dtype}_{content}"
-    return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN, name=name)
+    content = hashlib.sha256("\0".join((vocabulary.dtype, *tokens)).encode()).hexdigest()
+    initializer = _Tokens(keys, tf.constant(places, tf.int64), f"vocabulary_{content[:32]}")
+    return tf.lookup.StaticHashTable(initializer, default_value=UNKNOWN)
+
+
+class _Tokens(tf.lookup.KeyValueTensorInitializer):  # type: ignore[misc, name-defined]
+    """Names its table after the content.
+
+    TensorFlow would number tables in the order of their making, and tables of one name are one table in a process
+    that loads models eagerly: the second model would look its words up in the first one's vocabulary.
+    """
+
+    def __init__(self, keys: Any, values: Any, name: str) -> None:
+        super().__init__(keys, values)
+        self._name = name
+
+    @property
+    def _shared_name(self) -> str:
+        return str(self._name)
 
 
 def _scale(scaling: Scaling, column: Any) -> Any:

@@ -159,19 +159,32 @@ def test_an_existing_folder_is_not_replaced(exported):
     assert tree_sha256(exported.path) == before
 
 
-def test_a_fresh_process_makes_the_same_bytes(tmp_path):
-    script = (
-        "import sys, pathlib; from tests.unit.serving.exported import make; "
-        "from airflow_ml.serving.files import tree_sha256; "
-        "print(tree_sha256(make(pathlib.Path(sys.argv[1])).path))"
-    )
-    hashes = {
-        subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / name)], check=True, capture_output=True, text=True
-        ).stdout.strip()
-        for name in ("a", "b")
-    }
-    assert len(hashes) == 1
+def test_the_same_model_makes_the_same_bytes_here_and_in_a_fresh_process(tmp_path, exported):
+    for name in ("a", "b"):
+        export_saved_model(exported.module, exported.preprocessing, tmp_path / name, warmup=exported.golden[:2])
+        assert tree_sha256(tmp_path / name) == tree_sha256(exported.path)
+    script = "import sys, pathlib; from tests.unit.serving.exported import make; make(pathlib.Path(sys.argv[1]))"
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "fresh")], check=True)
+    assert tree_sha256(tmp_path / "fresh") == tree_sha256(exported.path)
+
+
+def test_two_models_loaded_eagerly_keep_their_own_vocabularies(tmp_path):
+    import torch
+
+    from airflow_ml.serving.engines import tensorflow
+
+    class Place(torch.nn.Module):
+        def forward(self, categorical, numeric):
+            return torch.logit(categorical.sum(1) / 10)
+
+    tf = tensorflow()
+    answers = []
+    for name, tokens in (("first", ("a", "b")), ("second", ("b", "a")), ("again", ("a", "b"))):
+        preprocessing = Preprocessing(categorical=(Vocabulary(name="c", tokens=tokens),))
+        export_saved_model(Place(), preprocessing, tmp_path / name)
+        answers.append(tf.saved_model.load(str(tmp_path / name)).signatures["serving_default"])
+    found = [answer(c=tf.constant(["a", "b", "z"]))["probability"].numpy() for answer in answers]
+    np.testing.assert_allclose(found, [[0.1, 0.2, 0], [0.2, 0.1, 0], [0.1, 0.2, 0]], atol=1e-6)
 
 
 def test_golden_requests_survive_their_file(tmp_path, exported):
