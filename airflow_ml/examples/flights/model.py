@@ -136,7 +136,7 @@ flights = Model(
         workers=2,
         window=180,
         split=Split(validation=14, test=14),
-        params={"epochs": 8, "batch_size": 2048, "learning_rate": 2e-3, "patience": 2},
+        params={"epochs": 4, "batch_size": 1024, "learning_rate": 5e-4, "patience": 2, "dropout": 0.6},
         min_labels=5000,
         min_count=5,
     ),
