@@ -17,7 +17,6 @@ from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Model, Platform
-from airflow_ml.storage import write_atomically
 from airflow_ml.version import __version__
 
 if TYPE_CHECKING:
@@ -170,17 +169,13 @@ def serve(context: typer.Context) -> None:
 
 
 def _serve_flags(platform: Platform) -> list[str]:
+    from airflow_ml.serving.deployment import ModelConfigFile
+    from airflow_ml.serving.server import base_flags
+
     folder = Path(platform.serving_folder)
-    config = folder / "models.config"
-    if not config.exists():
-        # A server needs the file before the first release writes it.
-        write_atomically(config, "model_config_list {}\n")
-    return [
-        f"--port={platform.serving.grpc.rpartition(':')[2]}",
-        f"--rest_api_port={platform.serving.rest.rpartition(':')[2]}",
-        f"--model_config_file={config}",
-        "--model_config_file_poll_wait_seconds=1",
-    ]
+    ModelConfigFile(folder).create()
+    ports = {"port": platform.serving.grpc, "rest_api_port": platform.serving.rest}
+    return [*(f"--{flag}={address.rpartition(':')[2]}" for flag, address in ports.items()), *base_flags(folder)]
 
 
 @app.command()

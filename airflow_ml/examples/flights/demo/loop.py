@@ -168,7 +168,7 @@ class Loop:
 
     def _finish(self) -> None:
         """Champions, AUC by week, and one online prediction."""
-        status = json.loads(self._command("airflow-ml", "status", "flights", "--json"))
+        status = json.loads(self.command("airflow-ml", "status", "flights", "--json"))
         self.summary.champions = [
             {"version": entry["version"], "auc": entry["roc_auc"], "reason": entry["reason"]}
             for entry in status["champions"]
@@ -176,9 +176,9 @@ class Loop:
         feedback = LakeTable(self.base / f"lake/{self.model.name}/feedback")
         if feedback.exists():
             self.summary.auc_by_week = auc_by_week(feedback, Window.of(self.calendar.nights.start, "2013-12-31"))
-        self.summary.online_prediction = self._predict()
+        self.summary.online_prediction = self.predict()
 
-    def _predict(self) -> dict[str, Any]:
+    def predict(self) -> dict[str, Any]:
         """Ask the model server for one flight of the last night, as any client would."""
         table = LakeTable(self.base / f"lake/{self.model.name}/features")
         night = max(table.snapshot().rows)
@@ -223,7 +223,7 @@ class Loop:
         arguments = ("--dag-id", dag_id, *dates, "--max-active-runs", "4")
         for last in (False, False, True):
             try:
-                self._command("airflow", "backfill", "create", *arguments)
+                self.command("airflow", "backfill", "create", *arguments)
             except JobFailed:
                 if last or self.rest.backfills(dag_id):
                     raise
@@ -231,7 +231,12 @@ class Loop:
             else:
                 return
 
-    def _command(self, name: str, *arguments: str) -> str:
+    def command(self, name: str, *arguments: str) -> str:
+        """Run a command line tool of this environment; returns what it printed.
+
+        Raises:
+            JobFailed: It ended with an error.
+        """
         program = str(Path(sys.executable).with_name(name))
         done = subprocess.run(
             [program, *arguments],
