@@ -1,21 +1,17 @@
 """MLflow runs: one for each training fingerprint, found again by a retry.
 
 The embedded registry is a SQLite file below the base with artifacts beside it; any MLflow tracking URI takes its place
-without a change here. MLflow costs seconds to import, so it is imported by the first call and not before.
+without a change here.
 """
 
-import contextlib
-import logging
 import math
-import os
 import time
-from collections.abc import Iterator, Mapping
-from functools import lru_cache
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from airflow_ml.registry.client import alone, clear_errors, client_of, is_database, is_server
 from airflow_ml.spec import Platform
-from airflow_ml.storage import locked
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -23,10 +19,10 @@ if TYPE_CHECKING:
 FINGERPRINT = "airflow_ml.fingerprint"
 """Tag that makes a run, or a model version, findable by what it was made from."""
 
-_SQLITE = "sqlite:///"
 _LONGEST_PARAM = 500
 
 
+@clear_errors
 def start_run(
     platform: Platform,
     model_name: str,
@@ -65,6 +61,7 @@ def start_run(
     return found
 
 
+@clear_errors
 def find_run(platform: Platform, model_name: str, fingerprint: str) -> str | None:
     """The run of this fingerprint, or None."""
     client = client_of(platform)
@@ -80,6 +77,7 @@ def find_run(platform: Platform, model_name: str, fingerprint: str) -> str | Non
     return str(runs[0].info.run_id) if runs else None
 
 
+@clear_errors
 def log_metrics(platform: Platform, run_id: str, metrics: Mapping[str, float | None], step: int = 0) -> None:
     """Record numbers at a step; one that could not be computed (None, NaN, infinite) is left out."""
     from mlflow.entities import Metric
@@ -94,6 +92,7 @@ def log_metrics(platform: Platform, run_id: str, metrics: Mapping[str, float | N
         client_of(platform).log_batch(run_id, metrics=values)
 
 
+@clear_errors
 def log_artifacts(platform: Platform, run_id: str, path: str | Path, folder: str | None = None) -> None:
     """Copy a file or a folder's content to the run's artifacts, below ``folder``; what is there is overwritten."""
     source = Path(path)
@@ -104,14 +103,16 @@ def log_artifacts(platform: Platform, run_id: str, path: str | Path, folder: str
         client.log_artifact(run_id, str(source), folder)
 
 
+@clear_errors
 def end_run(platform: Platform, run_id: str, status: Literal["FINISHED", "FAILED", "KILLED"] = "FINISHED") -> None:
     """Mark the run as ended; `start_run` opens it again."""
     client_of(platform).set_terminated(run_id, status=status)
 
 
+@clear_errors
 def run_url(platform: Platform, run_id: str) -> str | None:
     """Page of the run; None for a registry that is a database, which no web server shows."""
-    if not platform.registry_uri.startswith(("http://", "https://")):
+    if not is_server(platform):
         return None
     experiment = client_of(platform).get_run(run_id).info.experiment_id
     return f"{platform.registry_uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
@@ -119,44 +120,9 @@ def run_url(platform: Platform, run_id: str) -> str | None:
 
 def version_url(platform: Platform, model_name: str, version: int) -> str | None:
     """Page of a model version; None as in `run_url`."""
-    if not platform.registry_uri.startswith(("http://", "https://")):
+    if not is_server(platform):
         return None
     return f"{platform.registry_uri.rstrip('/')}/#/models/{model_name}/versions/{version}"
-
-
-def client_of(platform: Platform) -> "MlflowClient":
-    """An MLflow client for this platform, one a process."""
-    return _client(platform.registry_uri, platform.base)
-
-
-@contextlib.contextmanager
-def alone(platform: Platform) -> Iterator[None]:
-    """Hold the registry's lock: MLflow has no create-if-absent by tag."""
-    with locked(_lock(platform.base)):
-        yield
-
-
-@lru_cache(maxsize=4)
-def _client(uri: str, base: str) -> "MlflowClient":
-    for name in ("MLFLOW_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
-        os.environ.setdefault(name, "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from mlflow.tracking import MlflowClient
-
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    if not uri.startswith(_SQLITE):
-        return MlflowClient(tracking_uri=uri, registry_uri=uri)
-    Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-    # MLflow creates its tables in the first client of a database; two at once would collide.
-    with locked(_lock(base)):
-        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        client.search_experiments(max_results=1)
-        return client
-
-
-def _lock(base: str) -> Path:
-    return Path(base) / "registry" / ".lock"
 
 
 def _experiment(platform: Platform, model_name: str) -> str:
@@ -164,8 +130,7 @@ def _experiment(platform: Platform, model_name: str) -> str:
     found = client.get_experiment_by_name(model_name)
     if found is not None:
         return str(found.experiment_id)
-    local = platform.registry_uri.startswith(_SQLITE)
-    location = f"{platform.base}/registry/artifacts/{model_name}" if local else None
+    location = f"{platform.base}/registry/artifacts/{model_name}" if is_database(platform) else None
     return str(client.create_experiment(model_name, artifact_location=location))
 
 

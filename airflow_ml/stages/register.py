@@ -40,8 +40,9 @@ class Register(Stage):
         """Make or find the version, record the release, show it in MLflow."""
         with ctx.timed("import mlflow"):
             from airflow_ml.registry import champions, tracking, versions
+            from airflow_ml.registry.client import client_of
 
-            tracking.client_of(ctx.platform)
+            client_of(ctx.platform)
         training_set, trained, evaluated = (ctx.upstream(name) for name in ("training_set", "train", "evaluate"))
         exported, judged = ctx.upstream("export"), ctx.upstream("gates")
         saved_model, gate_report = file_of(exported, "saved_model"), file_of(judged, "gate_report")
@@ -57,7 +58,7 @@ class Register(Stage):
                 ctx.platform,
                 ctx.model.name,
                 ctx.fingerprint,
-                source=saved_model.uri,
+                saved_model=verify(saved_model.uri, saved_model.sha256).as_posix(),
                 run_id=run_id,
                 tags=_lineage(ctx, report, gate_report.sha256, training_set, trained),
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_ml.registry import tracking
+from airflow_ml.registry.client import client_of
 from airflow_ml.serving.deployment import ModelConfigFile
 from airflow_ml.serving.errors import ModelNotServed
 from airflow_ml.serving.sandbox import RunningServer, model_server
@@ -21,7 +21,7 @@ from tests.support.finished import Finished, finish_training
 def mlflow_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs: making one takes seconds, copying it none."""
     base = tmp_path_factory.mktemp("schema")
-    tracking.client_of(Platform(base=str(base)))
+    client_of(Platform(base=str(base)))
     return base / "registry" / "mlflow.db"
 
 

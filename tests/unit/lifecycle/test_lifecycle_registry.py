@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from airflow_ml.lifecycle.errors import ChampionMoved, NotReleasable
+from airflow_ml.lifecycle.errors import BaseError, ChampionMoved, NotReleasable
 from airflow_ml.lifecycle.gates import GateReport
 from airflow_ml.lifecycle.releases import Release
 from airflow_ml.lifecycle.requests import FileOutput
 from airflow_ml.registry import champions, tracking, versions
+from airflow_ml.registry.client import client_of
 from airflow_ml.spec import Platform
 from airflow_ml.storage import sha256
 
@@ -30,7 +31,11 @@ def released(platform: Platform, verdict: str = "passed", previous: int | None =
     folder.mkdir(exist_ok=True)
     number = len(champions.releases(platform, NAME)) + 1
     fingerprint = f"fingerprint {number}"
-    version = versions.register(platform, NAME, fingerprint, str(folder), None, {"verdict": verdict})
+    saved_model = folder / f"saved_model-{number}"
+    saved_model.mkdir()
+    (saved_model / "saved_model.pb").write_text(f"model {number}")
+    run = tracking.start_run(platform, NAME, training)
+    version = versions.register(platform, NAME, fingerprint, str(saved_model), run, {"verdict": verdict})
     report = GateReport(
         model=NAME,
         verdict=verdict,  # type: ignore[arg-type]
@@ -67,9 +72,9 @@ def test_a_run_is_found_by_its_fingerprint_and_opened_again(platform: Platform) 
     first = tracking.start_run(platform, NAME, "f" * 64, {"epochs": 3}, {"from": "here"})
     tracking.log_metrics(platform, first, {"loss": 0.5, "auc": None, "other": float("nan")}, step=1)
     tracking.end_run(platform, first)
-    assert tracking.client_of(platform).get_run(first).info.status == "FINISHED"
+    assert client_of(platform).get_run(first).info.status == "FINISHED"
     assert tracking.start_run(platform, NAME, "f" * 64, {"epochs": 3}) == first
-    run = tracking.client_of(platform).get_run(first)
+    run = client_of(platform).get_run(first)
     assert run.info.status == "RUNNING"
     assert run.data.metrics == {"loss": 0.5}
     assert run.data.params == {"epochs": "3"}
@@ -111,12 +116,29 @@ def test_first_use_by_two_processes_at_once_makes_one_schema_and_one_run(tmp_pat
     assert len(found) == 1
 
 
-def test_a_version_is_found_by_its_fingerprint(platform: Platform) -> None:
-    first = versions.register(platform, NAME, "one", "/somewhere", None, {"verdict": "passed"})
-    assert versions.register(platform, NAME, "one", "/somewhere", None, {"verdict": "passed", "more": "1"}) == first
-    assert versions.register(platform, NAME, "two", "/somewhere", None, {}) == first + 1
-    tags = tracking.client_of(platform).get_model_version(NAME, str(first)).tags
-    assert tags["more"] == "1"
+def test_a_version_is_found_by_its_fingerprint(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "saved_model.pb").write_text("a model")
+    run = tracking.start_run(platform, NAME, "t")
+
+    def register(fingerprint: str, **tags: str) -> int:
+        return versions.register(platform, NAME, fingerprint, str(tmp_path / "model"), run, tags)
+
+    first = register("one", verdict="passed")
+    assert register("one", verdict="passed", more="1") == first
+    assert register("two") == first + 1
+    found = client_of(platform).get_model_version(NAME, str(first))
+    assert found.tags["more"] == "1"
+    assert Path(found.source, "saved_model.pb").read_text() == "a model"
+
+
+def test_a_registry_that_is_no_database_is_named_with_a_remedy(tmp_path: Path) -> None:
+    broken = tmp_path / "mlflow.db"
+    broken.write_text("this is not a database, and long enough that SQLite looks at it" * 50)
+    platform = Platform(base=str(tmp_path), registry=f"sqlite:///{broken}")
+    with pytest.raises(BaseError, match=r"the MLflow registry cannot be used: .*not a database") as caught:
+        tracking.start_run(platform, NAME, "f" * 64)
+    assert caught.value.where == f"sqlite:///{broken}"
 
 
 def test_reading_the_champion_imports_no_mlflow(platform: Platform) -> None:
@@ -155,7 +177,7 @@ def test_promoting_the_champion_again_repairs_the_mirror_and_nothing_else(platfo
     first = released(platform)
     champions.promote(platform, first, expected=None)
     before = champions.history(platform, NAME)
-    tracking.client_of(platform).delete_registered_model_alias(NAME, "champion")
+    client_of(platform).delete_registered_model_alias(NAME, "champion")
     champions.promote(platform, first, expected=None)
     assert champions.history(platform, NAME) == before
     assert versions.aliases_of(platform, NAME) == {"champion": 1}

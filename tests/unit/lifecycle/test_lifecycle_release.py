@@ -10,7 +10,8 @@ import pytest
 from airflow_ml.lifecycle.errors import ChampionMoved, ExportRefused, NotReleasable, ServingError
 from airflow_ml.lifecycle.gates import GateReport
 from airflow_ml.lifecycle.requests import FileOutput, JobRequest
-from airflow_ml.registry import champions, tracking, versions
+from airflow_ml.registry import champions, versions
+from airflow_ml.registry.client import client_of
 from airflow_ml.serving.client import connect
 from airflow_ml.serving.deployment import ModelConfigFile
 from airflow_ml.serving.engines import tensorflow
@@ -123,7 +124,7 @@ def test_a_rejected_model_is_registered_with_its_reasons_and_cannot_be_released(
     assert done.run("gates").summary["verdict"] == "rejected"
     result = done.run("register")
     assert result.summary["alias"] is None
-    tags = tracking.client_of(done.platform).get_model_version("small", str(result.summary["version"])).tags
+    tags = client_of(done.platform).get_model_version("small", str(result.summary["version"])).tags
     assert tags["airflow_ml.verdict"] == "rejected"
     assert "at_least(roc_auc, 0.6)" in tags["airflow_ml.reasons"]
     with pytest.raises(NotReleasable, match="was rejected by its gates"):
@@ -137,7 +138,7 @@ def test_a_rejected_model_is_registered_with_its_reasons_and_cannot_be_released(
 def test_a_version_carries_its_lineage(done: Finished) -> None:
     version = register(done)
     release = champions.release_of(done.platform, "small", version)
-    tags = tracking.client_of(done.platform).get_model_version("small", str(version)).tags
+    tags = client_of(done.platform).get_model_version("small", str(version)).tags
     assert tags["airflow_ml.data.features"] == f"{done.table('features').path}@3".replace(
         done.platform.base, str(Path(done.inputs["training_set"]).parents[4])
     )
@@ -164,7 +165,7 @@ def test_register_killed_after_any_step_finds_the_version_it_made(done: Finished
     result = done.run("register")
     assert result.summary["version"] == 1
     assert result.summary["alias"] == "challenger"
-    client = tracking.client_of(done.platform)
+    client = client_of(done.platform)
     assert [int(version.version) for version in client.search_model_versions("name = 'small'")] == [1]
     assert champions.release_of(done.platform, "small", 1).verdict == "passed"
     run = client.get_run(result.summary["mlflow_run_id"])
