@@ -33,6 +33,11 @@ class ColumnDrift(Frozen):
     missing: float
     missing_reference: float
 
+    @property
+    def excess(self) -> float:
+        """Distance in limits: 1 and more has drifted; 0 where it cannot be measured."""
+        return (self.distance or 0.0) / self.threshold
+
 
 class Observation(Frozen):
     """What monitoring saw in a window. The same data gives the same observation: no clock, no path.
@@ -97,4 +102,4 @@ class Observation(Frozen):
     def drifted_columns(self) -> tuple[str, ...]:
         """Names of the columns whose test failed, the farthest first."""
         failed = [column for column in self.columns if column.status == "fail"]
-        return tuple(c.column for c in sorted(failed, key=lambda c: (-(c.distance or 0.0) / c.threshold, c.column)))
+        return tuple(c.column for c in sorted(failed, key=lambda c: (-c.excess, c.column)))

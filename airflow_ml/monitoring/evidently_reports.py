@@ -45,34 +45,25 @@ class Findings:
         return self.values.get((kind, column))
 
 
-def drift(window: "pd.DataFrame", reference: "pd.DataFrame", columns: Sequence[Watched], share: float) -> Findings:
+def drift(window: "pd.DataFrame", reference: "pd.DataFrame", columns: Sequence[Watched]) -> Findings:
     """Compare columns one by one.
 
+    Evidently's drift preset would show the same columns in one table, and draw and measure each of them three times for
+    it; the table is at the top of our page instead (`pages`).
+
     Args:
-        window: Comparable columns; one called ``probability`` is compared, too, and does not count in the share.
+        window: Comparable columns.
         reference: The same columns.
         columns: Those that have a value on both sides, at least one.
-        share: Share of drifted columns from which the data has drifted.
     """
     from evidently import DataDefinition, Dataset, Report
     from evidently.metrics import MissingValueCount, ValueDrift
-    from evidently.presets import DataDriftPreset
     from evidently.tests import lte
 
-    inputs = [c for c in columns if c.name != PROBABILITY]
     metrics: list[Any] = []
-    if inputs:
-        metrics.append(
-            DataDriftPreset(
-                columns=[c.name for c in inputs],
-                drift_share=share,
-                per_column_method={c.name: c.method for c in inputs},
-                per_column_threshold={c.name: c.threshold for c in inputs},
-            )
-        )
     for column in columns:
-        if column.name == PROBABILITY:
-            metrics.append(ValueDrift(column=column.name, method=column.method, threshold=column.threshold))
+        metrics.append(ValueDrift(column=column.name, method=column.method, threshold=column.threshold))
+        if column.name == PROBABILITY:  # unknown where another version made the prediction
             continue
         nulls = float(reference[column.name].isna().mean())
         if nulls or window[column.name].isna().any():

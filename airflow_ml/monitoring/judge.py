@@ -70,7 +70,7 @@ def judge(seen: Observation, window: Side, reference: Side, model: Model) -> Jud
     scored = current[PROBABILITY].notna().any() and past[PROBABILITY].notna().any()
     found = Findings()
     if testable or scored:
-        found = drift(current, past, [*testable, *([probability] if scored else [])], policy.drifted_share)
+        found = drift(current, past, [*([probability] if scored else []), *testable])
     drifts = tuple(_column(c, current, past, found, gone) for c in columns)
     judged = [c for c in drifts if c.status != "not_judged"]
     failed = [c for c in judged if c.status == "fail"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from airflow_ml.lifecycle.errors import MissingPartition, MissingResult
+from airflow_ml.lifecycle.errors import DataBroken, MissingPartition, MissingResult
 from airflow_ml.lifecycle.observations import Observation
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Budget
@@ -200,6 +200,24 @@ def test_a_day_that_was_held_back_is_broken_input(watch):
     assert decided.summary["run_id"] is None
     # When it is repaired, the window is judged again.
     watch.week(rows([days[3]], seed=7, shift=1.0))
+    assert watch.decide().summary["decision"] == "retrain"
+
+
+def test_a_day_that_validation_refused_is_broken_input_until_it_is_delivered_again(watch):
+    watch.release()
+    frame = rows(WEEK, seed=5, shift=1.0)
+    watch.week(frame)
+    day = WEEK.start
+    # Declared are `id` and `x`; the file of this day came again without `x`, after its features were built.
+    watch.commit("raw", frame[["id", "ds"]], [day], made_from="a broken delivery")
+    with pytest.raises(DataBroken):
+        execute(watch.request("validate", Window.of(day)))
+    decided = watch.decide()
+    assert decided.summary["decision"] == "broken_input"
+    assert decided.summary["reasons"][0].startswith("2013-07-01: validation refused it: ")
+    assert "'x'" in decided.summary["reasons"][0]
+    watch.commit("raw", frame[["id", "ds", "x"]], [day], made_from="delivered again")
+    assert execute(watch.request("validate", Window.of(day))).summary["verdict"] in {"ok", "warnings"}
     assert watch.decide().summary["decision"] == "retrain"
 
 
