@@ -1,6 +1,7 @@
 """Stages monitor and decide on real tables: what is read, what is judged, and what a rerun does."""
 
 import json
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -259,3 +260,14 @@ def test_the_ledger_keeps_one_row_a_window(watch):
     ledger = watch.table("decisions").read().to_pylist()
     assert sorted(row["ds"] for row in ledger) == [WEEK.end, next_day]
     assert {row["model_version"] for row in ledger} == {1}
+
+
+def test_without_feedback_drift_is_judged_and_performance_is_not(watch):
+    watch.release()
+    frame = rows(WEEK, seed=5, shift=1.0)
+    watch.week(frame)
+    shutil.rmtree(watch.table("feedback").path)
+    seen = observation(watch.monitor())
+    assert (seen.rows, seen.labelled, seen.coverage) == (2100, 0, 0.0)
+    assert (seen.data_drift, seen.performance, seen.target_drift) == ("fail", "not_judged", "not_judged")
+    assert watch.decide().summary["decision"] == "retrain"
