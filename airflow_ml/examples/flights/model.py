@@ -151,9 +151,11 @@ flights = Model(
     ),
     serving=Serving(golden_rows=32),
     scoring=Scoring(threshold=0.35),
+    # Over the year, no first or second week after a training reaches this share; the storms of December do.
     monitoring=Monitoring(
         window=7,
-        drifted_share=0.3,
+        numeric_distance=0.8,
+        drifted_share=0.35,
         min_roc_auc=0.6,
         min_coverage=0.8,
         cooldown=14,

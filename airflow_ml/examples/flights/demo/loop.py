@@ -1,4 +1,4 @@
-"""The loop itself: what a person would do in the UI over a summer, done through the REST API and the command line."""
+"""The loop itself: what a person would do in the UI over an autumn, done through the REST API and the command line."""
 
 import json
 import subprocess
@@ -38,12 +38,12 @@ class Calendar:
     after: int = 7
 
 
-SUMMER = Calendar(
-    history=Window.of("2013-01-01", "2013-07-31"),
-    nights=Window.of("2013-08-01", "2013-08-30"),
-    watched=(date(2013, 8, 7), date(2013, 8, 30)),
+AUTUMN = Calendar(
+    history=Window.of("2013-01-01", "2013-11-15"),
+    nights=Window.of("2013-11-16", "2013-12-15"),
+    watched=(date(2013, 11, 22), date(2013, 11, 29), date(2013, 12, 6), date(2013, 12, 13)),
 )
-"""A hot, late first half of the year, then the calm end of August."""
+"""A calm autumn to learn from, and then the storms of December: late flights double within two weeks."""
 
 
 @dataclass
@@ -65,7 +65,7 @@ class Loop:
     environment: Mapping[str, str]
     base: Path
     rest_address: str
-    calendar: Calendar = SUMMER
+    calendar: Calendar = AUTUMN
     model: Model = flights
     say: Callable[[str], None] = print
     summary: Summary = field(default_factory=Summary)
@@ -78,7 +78,7 @@ class Loop:
         for dag_id in ("data", "training", "scoring", "monitoring", "release"):
             self.rest.unpause(f"{self.model.name}_{dag_id}")
 
-        self._step("half a year lands: schedules, and outcomes a day later")
+        self._step(f"{len(days.history)} days land: schedules, and outcomes a day later")
         world.deliver(days.history)
         world.deliver_outcomes(known(days.history, self.model))
         self._run("history", "data", window(days.history))
