@@ -1,6 +1,5 @@
 """The registry on a real MLflow with SQLite: runs and versions are found again, champions move by compare-and-set."""
 
-import multiprocessing
 import subprocess
 import sys
 from datetime import date
@@ -16,6 +15,7 @@ from airflow_ml.registry import champions, tracking, versions
 from airflow_ml.registry.client import client_of
 from airflow_ml.spec import Platform
 from airflow_ml.storage import sha256
+from tests.unit.lifecycle import steps
 
 NAME = "small"
 
@@ -99,20 +99,9 @@ def test_a_database_has_no_page_and_a_server_has(platform: Platform) -> None:
     assert tracking.version_url(server, NAME, 3) == "http://mlflow.example:5000/#/models/small/versions/3"
 
 
-def _start(base: str, results: "multiprocessing.Queue[str]") -> None:
-    results.put(tracking.start_run(Platform(base=base), NAME, "f" * 64))
-
-
 @pytest.mark.slow
 def test_first_use_by_two_processes_at_once_makes_one_schema_and_one_run(tmp_path: Path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[str] = spawn.Queue()
-    processes = [spawn.Process(target=_start, args=(str(tmp_path), results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    found = {results.get(timeout=120) for _ in processes}
-    for process in processes:
-        process.join()
+    found = set(steps.together(steps.start_run, [(str(tmp_path),), (str(tmp_path),)]))
     assert len(found) == 1
 
 
@@ -206,26 +195,11 @@ def test_a_rollback_by_hand_is_not_undone_by_a_run_that_is_cleared(platform: Pla
     assert [reign.by_hand for reign in champions.history(platform, NAME)] == [True, True, False, False]
 
 
-def _promote(base: str, version: int, results: "multiprocessing.Queue[str]") -> None:
-    platform = Platform(base=base)
-    try:
-        champions.promote(platform, champions.release_of(platform, NAME, version), expected=None)
-        results.put("promoted")
-    except ChampionMoved:
-        results.put("moved")
-
-
 @pytest.mark.slow
 def test_of_two_promotions_at_once_one_wins(platform: Platform) -> None:
     one, other = released(platform), released(platform)
-    spawn = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[str] = spawn.Queue()
-    processes = [spawn.Process(target=_promote, args=(platform.base, r.version, results)) for r in (one, other)]
-    for process in processes:
-        process.start()
-    assert sorted(results.get(timeout=120) for _ in processes) == ["moved", "promoted"]
-    for process in processes:
-        process.join()
+    said = steps.together(steps.promote, [(platform.base, release.version) for release in (one, other)])
+    assert sorted(said) == ["moved", "promoted"]
     (reign,) = champions.history(platform, NAME)
     assert versions.aliases_of(platform, NAME) == {"champion": reign.version}
 

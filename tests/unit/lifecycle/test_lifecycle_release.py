@@ -1,7 +1,6 @@
 """Export, gates, register and release with real MLflow and server processes; killed at each step, raced, undone."""
 
 import json
-import multiprocessing
 from pathlib import Path
 from typing import Any
 
@@ -243,29 +242,14 @@ def test_release_killed_after_any_step_ends_like_one_that_was_not(serving: Finis
     assert state(serving) == after(1)
 
 
-def _release(request: str, results: "multiprocessing.Queue[str]") -> None:
-    try:
-        runner.execute(JobRequest.model_validate_json(request))
-        results.put("released")
-    except ChampionMoved as error:
-        results.put(error.what)
-
-
 def test_of_two_releases_at_once_one_wins_and_the_other_says_so(serving: Finished) -> None:
     register(serving, auc=0.8)
-    one = serving.request("release").model_dump_json()
+    one = serving.request("release")
     register(serving, auc=0.9)
-    other = serving.request("release").model_dump_json()
-    spawn = multiprocessing.get_context("spawn")
-    results: multiprocessing.Queue[str] = spawn.Queue()
-    processes = [spawn.Process(target=_release, args=(request, results)) for request in (one, other)]
-    for process in processes:
-        process.start()
-    said = sorted(results.get(timeout=200) for _ in processes)
-    for process in processes:
-        process.join()
-    assert said[0] == "released"
-    assert said[1].startswith("the champion is version")
+    other = serving.request("release")
+    said = sorted(steps.at_once(one, other), reverse=True)
+    assert said[0].startswith("the champion is version")
+    assert said[1] == "done"
     assert state(serving)["history"] in ([1], [2])
 
 

@@ -1,6 +1,5 @@
 """Scoring and feedback on real tables: repeated, raced, killed, under a new champion, and with what is missing."""
 
-import multiprocessing
 from datetime import timedelta
 
 import numpy as np
@@ -8,12 +7,10 @@ import pyarrow as pa
 import pytest
 
 from airflow_ml.lifecycle.errors import MissingPartition, NotReleasable
-from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.registry import champions
 from airflow_ml.serving.scorer import SavedModelScorer
 from airflow_ml.spec import Monitoring, Scoring
-from airflow_ml.stages import runner
 from tests.support.finished import (
     NIGHT,
     Finished,
@@ -25,6 +22,7 @@ from tests.support.finished import (
     register,
 )
 from tests.support.killing import COMMIT_MOMENTS, run_in_process
+from tests.unit.lifecycle import steps
 
 pytestmark = pytest.mark.slow
 DATA = ["id", "probability", "decision", "model_version", "release", "ds"]
@@ -119,24 +117,9 @@ def test_a_rejected_version_cannot_be_pinned(champion: Finished) -> None:
         champion.run("score", Window.of(NIGHT), version=rejected)
 
 
-def _score(request: str, start: "multiprocessing.Barrier", results: "multiprocessing.Queue[str]") -> None:
-    start.wait()
-    try:
-        results.put(f"{runner.execute(JobRequest.model_validate_json(request)).summary['version']}")
-    except Exception as error:
-        results.put(f"{type(error).__name__}")
-
-
 def test_two_runs_of_one_night_at_once_leave_one_commit(champion: Finished) -> None:
-    request = champion.request("score", Window.of(NIGHT)).model_dump_json()
-    spawn = multiprocessing.get_context("spawn")
-    start, results = spawn.Barrier(2), spawn.Queue()
-    processes = [spawn.Process(target=_score, args=(request, start, results)) for _ in range(2)]
-    for process in processes:
-        process.start()
-    assert [results.get(timeout=120) for _ in processes] == ["1", "1"]
-    for process in processes:
-        process.join()
+    request = champion.request("score", Window.of(NIGHT))
+    assert steps.at_once(request, request) == ["done", "done"]
     # Version 0 is the empty table.
     assert champion.table("predictions").snapshot().version == 1
     assert predictions(champion).num_rows == 300
