@@ -46,7 +46,9 @@ def build(inputs: "FeatureInputs") -> "DataFrame":
     """One row a flight: keys, model inputs, ``ds``."""
     from pyspark.sql import functions as F
 
-    flights = _with_history(_with_weather(_with_traffic(_with_time(inputs.raw))), inputs)
+    # Read once; all that follows starts from it.
+    scheduled = _with_time(inputs.raw).persist()
+    flights = _with_history(_with_weather(_with_traffic(scheduled)), scheduled, inputs)
     return flights.select(
         "flight_id",
         "scheduled_departure",
@@ -131,14 +133,14 @@ def _with_weather(flights: "DataFrame") -> "DataFrame":
     return flights.join(F.broadcast(hours), ["ds", "origin", "hour"])
 
 
-def _with_history(flights: "DataFrame", inputs: "FeatureInputs") -> "DataFrame":
+def _with_history(flights: "DataFrame", scheduled: "DataFrame", inputs: "FeatureInputs") -> "DataFrame":
     """Late rates of what is alike, from outcomes that were known at 00:00 of each day."""
     from pyspark.sql import functions as F
 
     known = _in_groups(
         _with_time(inputs.outcomes.where("label is not null")), F.col("label").cast("long").alias("late")
     )
-    asking = _in_groups(flights, F.col("flight_id"))
+    asking = _in_groups(scheduled, F.col("flight_id"))
     found = asking.join(_trailing(known, asking, inputs.lag, inputs.history_days), ["ds", "kind", "group"])
     # One row a flight again, with a column for each kind of group.
     counts = found.groupBy("ds", "flight_id").agg(
