@@ -1,9 +1,10 @@
 """Train: Horovod ranks on the pinned training set, with a checkpoint each epoch and live metrics in MLflow."""
 
+import contextlib
 import json
 from typing import Any
 
-from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.registry import tracking
 from airflow_ml.spec import Model
 from airflow_ml.stages._files import file_of
@@ -66,7 +67,9 @@ class Train(Stage):
             with ctx.timed("ranks"):
                 finished = launch(job, ctx.files / "ranks", on_event)
         except BaseException as error:
-            tracking.end_run(ctx.platform, run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            # A registry that is gone, too, must not hide why the training ended.
+            with contextlib.suppress(AirflowMLError):
+                tracking.end_run(ctx.platform, run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
             raise
         finally:
             progress.close()

@@ -50,7 +50,7 @@ class FitContext:
         self.seed = job.seed
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
-        self.device = torch.device("cuda", hvd.local_rank()) if job.gpus_per_worker else torch.device("cpu")
+        self.device = _gpu() if job.gpus_per_worker else torch.device("cpu")
         self.preprocessing = Preprocessing.from_json(Path(job.preprocessing).read_text(encoding="utf-8"))
         self.train = Shard.load(Path(job.train), self.preprocessing, job.label, self.rank, self.size)
         self.validation = Shard.load(Path(job.validation), self.preprocessing, job.label, self.rank, self.size)
@@ -157,3 +157,18 @@ def one_logit_a_row(logits: torch.Tensor, rows: int) -> torch.Tensor:
             remedy="return one float32 logit a row, shape [batch]: `.squeeze(1)` after a last layer of width 1",
         )
     return logits
+
+
+def _gpu() -> torch.device:
+    """The device of this rank on its machine.
+
+    Raises:
+        TrainingFailed: torch sees too few devices, or this Horovod cannot average what lies on one.
+    """
+    remedy = "train with gpus_per_worker=0, or where torch sees the devices and Horovod was built with NCCL"
+    seen = torch.cuda.device_count()
+    if seen <= hvd.local_rank():
+        raise TrainingFailed(f"rank {hvd.rank()} needs a GPU, and torch sees {seen}", remedy=remedy)
+    if not hvd.nccl_built():
+        raise TrainingFailed("this build of Horovod cannot average gradients on GPUs", remedy=remedy)
+    return torch.device("cuda", hvd.local_rank())

@@ -200,7 +200,8 @@ def _rendezvous(workers: int) -> Iterator[tuple[int, list[Any]]]:
     server = RendezvousHTTPServer((_LOOPBACK, 0), RendezvousHandler, 0)
     server.daemon_threads = True
     server.init(slots)
-    thread = threading.Thread(target=server.serve_forever, name="horovod-rendezvous", daemon=True)
+    # Looks every so many seconds whether it should stop: what a training waits for at its end.
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,), name="horovod-rendezvous", daemon=True)
     thread.start()
     try:
         yield server.server_address[1], slots

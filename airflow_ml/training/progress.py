@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("airflow_ml.training")
 
+_SHORT = {"train_loss": "loss", "validation_loss": "val loss", "validation_roc_auc": "val auc"}
+_NOT_SHOWN = ("event", "rank", "epoch", "best", "learning_rate", "seconds", "rows_per_s")
+
 
 class Progress:
     """Callable with each event of a training.
@@ -72,9 +75,9 @@ def describe(event: Event, epochs: int) -> str:
             f"loss {_number(event['loss'])}, {event['rows_per_s']:,} rows/s, {event['eta_s']} s to go"
         )
     if kind == "epoch":
-        # A user's own fit reports what it likes: show the numbers that are there.
-        shown = {"train_loss": "loss", "validation_loss": "val loss", "validation_roc_auc": "val auc"}
-        known = [f"{text} {_number(event[name])}" for name, text in shown.items() if name in event]
+        # A user's own fit reports numbers of its own: show what is there.
+        numbers = {name: value for name, value in event.items() if name not in _NOT_SHOWN}
+        known = [f"{_SHORT.get(name, name.replace('_', ' '))} {_number(value)}" for name, value in numbers.items()]
         if "rows_per_s" in event:
             known.append(f"{event['rows_per_s']:,.0f} rows/s")
         best = " (best)" if event.get("best") else ""

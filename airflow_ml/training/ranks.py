@@ -38,6 +38,7 @@ def die_with_launcher() -> None:
 def main(path: Path) -> None:
     """Train as one rank. An error is sent to the launcher as an event; the exit code says that there was one."""
     events = EventWriter(int(os.environ[EVENTS]), int(os.environ["HOROVOD_RANK"]))
+    code = 0
     try:
         _train(path, events)
     except BaseException as error:
@@ -45,10 +46,12 @@ def main(path: Path) -> None:
         what = error.what if isinstance(error, TrainingFailed) else f"{type(error).__name__}: {error}"
         remedy = error.remedy if isinstance(error, TrainingFailed) else ""
         events.send("failed", error=type(error).__name__, what=what, remedy=remedy)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        # Not through atexit: Horovod's shutdown waits for ranks that may be gone.
-        os._exit(1)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not through atexit: after an error Horovod's shutdown waits for ranks that may be gone, and freeing torch takes a
+    # second.
+    os._exit(code)
 
 
 def _train(path: Path, events: EventWriter) -> None:

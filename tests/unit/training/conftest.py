@@ -1,6 +1,5 @@
 """A small training set, laid out as the stage `training_set` leaves it."""
 
-import json
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -117,16 +116,16 @@ def model(**training: Any) -> Model:
     )
 
 
-@pytest.fixture
-def request_of(splits: Path, tmp_path: Path) -> Callable[..., JobRequest]:
-    """Makes a request whose upstream results name the shared splits."""
+@pytest.fixture(scope="session")
+def make_request(splits: Path) -> Callable[..., JobRequest]:
+    """Makes a request in a base, whose training set is the shared splits."""
 
-    def make(stage: str, declared: Model | None = None, **changed: Any) -> JobRequest:
-        declared = declared or model()
-        platform = Platform(base=str(tmp_path / "base"))
+    def make(base: Path, stage: str, declared: Model | None = None, **changed: Any) -> JobRequest:
         window = Window.of(START, START + timedelta(days=59))
-        request = JobRequest(stage=stage, model=declared, platform=platform, window=window, **changed)
-        path = tmp_path / "base" / "runs" / "toy" / "training_set" / "given" / "result.json"
+        request = JobRequest(
+            stage=stage, model=declared or model(), platform=Platform(base=str(base)), window=window, **changed
+        )
+        path = base / "runs" / "toy" / "training_set" / request.spec_hash[:8] / "result.json"
         names = {"train": "train", "validation": "validation", "test": "test", "preprocessing": "preprocessing.json"}
         result = JobResult(
             stage="training_set",
@@ -141,7 +140,7 @@ def request_of(splits: Path, tmp_path: Path) -> Callable[..., JobRequest]:
             uri=str(path),
         )
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result.model_dump(mode="json")))
+        path.write_text(result.model_dump_json())
         return request.model_copy(update={"inputs": {"training_set": str(path), **request.inputs}})
 
     return make

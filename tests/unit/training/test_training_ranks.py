@@ -192,6 +192,13 @@ def test_a_fit_that_cannot_be_used_is_refused(job: Job, fit, workers, said):
         run(job(workers=workers, fit=f"tests.unit.training.user_fits:{fit}"))
 
 
+def test_gpus_that_are_not_there_are_refused(job: Job):
+    if torch.cuda.is_available():
+        pytest.skip("there are")
+    with pytest.raises(TrainingFailed, match="needs a GPU, and torch sees 0"):
+        run(job(gpus_per_worker=1))
+
+
 def test_what_a_rank_started_ends_with_it(job: Job):
     with pytest.raises(TrainingFailed, match="rank 1 of 2 was ended by SIGABRT"):
         run(job(workers=2, fit="tests.unit.training.user_fits:leaves_children"))
