@@ -32,7 +32,7 @@ def get_provider_info() -> dict[str, Any]:
     return {
         "package-name": _NAME,
         "name": "airflow-ml",
-        "description": "The whole life of a machine-learning model as DAGs: features, training, gates, serving, scoring, drift.",
+        "description": "The life of a machine-learning model as DAGs: features, training, gates, serving, drift.",
         "integrations": [
             {
                 "integration-name": _NAME,
@@ -49,6 +49,7 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_ml.operators.links.ReportLink",
             "airflow_ml.operators.links.MLflowRunLink",
             "airflow_ml.operators.links.ModelVersionLink",
+            "airflow_ml.operators.links.TrainingRunLink",
         ],
         "connection-types": [_connection_type()],
         "config": {"airflow_ml": _config()},
@@ -82,7 +83,7 @@ def _config() -> dict[str, Any]:
     }
     options |= {name: _option(*_SETTINGS[name]) for name in ("platform", *SETTINGS)}
     return {
-        "description": "Where models live: one platform, or the settings of one. Left out altogether: the AIRFLOW_ML_* variables.",
+        "description": "Where models live: one platform, or the settings of one. Or none: AIRFLOW_ML_* variables.",
         "options": options,
     }
 

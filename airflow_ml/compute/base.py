@@ -1,7 +1,7 @@
 """The port behind which stages run, and the one decision that follows every look at a job.
 
-`follow` is pure: the loop below and a trigger differ only in how they wait, so they cannot disagree about what an ended job
-means.
+`follow` is pure: the loop below and a trigger differ only in how they wait, so they cannot disagree about what an ended
+job means.
 """
 
 import time
@@ -62,8 +62,8 @@ class Compute(Protocol):
     """Runs a request somewhere.
 
     Attributes:
-        outlives_task: Whether a job goes on when the task that submitted it ends. Only such a job can be waited for in a
-            trigger; any other is waited for in the worker.
+        outlives_task: Whether a job goes on when the task that submitted it ends. Only such a job can be waited for
+            in a trigger; any other is waited for in the worker.
     """
 
     outlives_task: ClassVar[bool]

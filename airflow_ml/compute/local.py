@@ -42,7 +42,7 @@ class _Running:
 
 
 class LocalProcess:
-    """Jobs as processes. Log lines come through a pipe, never through a file, so that whoever shows them can mask secrets.
+    """Jobs as processes. Log lines come through a pipe, never a file, so that whoever shows them can mask secrets.
 
     Args:
         spec: Interpreter and grace.
@@ -66,7 +66,8 @@ class LocalProcess:
         try:
             process = subprocess.Popen(
                 [sys.executable, "-I", "-S", reaper.__file__, str(read_lifeline), str(self.spec.grace_s), *job],
-                # The task's own standard input is the socket to its supervisor: a child that holds it keeps the task alive.
+                # The task's own standard input is the socket to its supervisor: a child that holds it keeps the task
+                # alive.
                 stdin=subprocess.DEVNULL,
                 stdout=job_output,
                 stderr=job_output,

@@ -38,8 +38,8 @@ PREFIX = "AIRFLOW_ML_"
 def load_platform(environ: Mapping[str, str]) -> Platform:
     """The platform of environment variables.
 
-    ``AIRFLOW_ML_PLATFORM=module:attribute`` names one, or ``AIRFLOW_ML_BASE`` and the other names of `SETTINGS` make one;
-    without any, the base is ``airflow-ml`` in the user's data folder.
+    ``AIRFLOW_ML_PLATFORM=module:attribute`` names one, or ``AIRFLOW_ML_BASE`` and the other names of `SETTINGS` make
+    one; without any, the base is ``airflow-ml`` in the user's data folder.
 
     Raises:
         SpecError: They make no platform.
@@ -55,7 +55,8 @@ def platform_from(settings: Mapping[str, Any], where: str) -> Platform:
     """A platform from settings.
 
     Args:
-        settings: ``platform`` alone, or names of `SETTINGS`; ``alerts_to`` separates by commas, ``connections`` is JSON.
+        settings: ``platform`` alone, or names of `SETTINGS`; ``alerts_to`` separates by commas, ``connections`` is
+            JSON.
         where: They come from, for messages.
 
     Raises:

@@ -1,10 +1,11 @@
-"""Runs a command, and ends all that came of it when the command or its task ends. Standard library only; starts in 20 ms.
+"""Runs a command, and ends all that came of it when the command or its task ends. Standard library only.
 
     python reaper.py LIFELINE_FD GRACE_S COMMAND...
 
-The task that started this holds the write end of the lifeline pipe. However that task ends, kill -9 included, the kernel
-closes the pipe, and the reaper ends every descendant: SIGTERM, and after the grace SIGKILL, also those that have a session
-of their own or ignore SIGTERM. It does the same on SIGTERM, and for what a command leaves behind when it exits.
+The task that started this holds the write end of the lifeline pipe. However that task ends, kill -9 included, the
+kernel closes the pipe, and the reaper ends every descendant: SIGTERM, and after the grace SIGKILL, also those that have
+a session of their own or ignore SIGTERM. It does the same on SIGTERM, and for what a command leaves behind when it
+exits.
 
 On Linux orphaned descendants are given to this process (``PR_SET_CHILD_SUBREAPER``), so none can hide. Other systems
 have no such call: there a grandchild whose parent has ended before it is not found.

@@ -22,8 +22,8 @@ def configured() -> dict[str, str]:
 class PlatformHook(BaseHook):
     """Finds the platform.
 
-    In this order: the connection that is named, the connection of ``[airflow_ml] conn_id``, the settings of ``[airflow_ml]``,
-    the ``AIRFLOW_ML_*`` variables that the command line reads.
+    In this order: the connection that is named, the connection of ``[airflow_ml] conn_id``, the settings of
+    ``[airflow_ml]``, the ``AIRFLOW_ML_*`` variables that the command line reads.
 
     Args:
         airflow_ml_conn_id: A connection of type ``airflow_ml``; its extras have the names of the settings.

@@ -1,8 +1,8 @@
 """Whether what a task needs is there: landed files and committed partitions, seen without an engine.
 
 Sensors look once in the worker, and the triggerer goes on looking: neither may import pyarrow or deltalake. A committed
-partition is a Delta app transaction (see `airflow_ml.lake.table`), and those stand as plain JSON in the table's log, whose
-entries we never clean up.
+partition is a Delta app transaction (see `airflow_ml.lake.table`), and those stand as plain JSON in the table's log,
+whose entries we never clean up.
 
 Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md#transaction-identifiers
 """
@@ -69,7 +69,7 @@ class CommitLog:
                 raise BaseError(
                     f"entry {self._next} of the table's log is gone; the partitions that it committed cannot be seen",
                     where=str(self.table),
-                    remedy="do not clean up the log (delta.enableExpiredLogCleanup=false); rebuild the table, or wait on the assets",
+                    remedy="keep the table's log (delta.enableExpiredLogCleanup=false); rebuild the table",
                 )
             for line in (self.table / "_delta_log" / name).read_text(encoding="utf-8").splitlines():
                 # Most lines are file actions; parsing only transactions keeps a year of history at milliseconds.

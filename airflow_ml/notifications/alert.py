@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 class ModelAlertNotifier(BaseNotifier):
     """A callback of a model's tasks, or a sender for an operator.
 
-    As ``on_failure_callback`` of a task that reads a source it says that the input is broken; as ``on_success_callback`` of
-    `DecideRetrainingOperator` it sends what the decision calls for. Without ``alerts.smtp_conn_id`` and recipients in the
-    platform it sends nothing.
+    As ``on_failure_callback`` of a task that reads a source it says that the input is broken; as
+    ``on_success_callback`` of `DecideRetrainingOperator` it sends what the decision calls for. Without
+    ``alerts.smtp_conn_id`` and recipients in the platform it sends nothing.
 
     Args:
         model: Name.
@@ -45,7 +45,9 @@ class ModelAlertNotifier(BaseNotifier):
         error = context.get("exception")
         if error is not None:
             window = self._window(context)
-            return input_broken(self.model, window, None, (f"{ti.task_id}: {error}",), {}, str(getattr(ti, "log_url", "")))
+            return input_broken(
+                self.model, window, None, (f"{ti.task_id}: {error}",), {}, str(getattr(ti, "log_url", ""))
+            )
         result = ti.xcom_pull(task_ids=ti.task_id)
         return of_decision(self.model, result["summary"]) if result else None
 

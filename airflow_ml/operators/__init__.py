@@ -1,4 +1,4 @@
-"""One operator a verb, each over the same base: it sends a request to the compute of its stage and handles the result."""
+"""One operator a verb, over one base: it sends a request to the compute of its stage and handles the result."""
 
 from airflow_ml.operators.alert import SendAlertOperator
 from airflow_ml.operators.data import (

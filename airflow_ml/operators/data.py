@@ -23,8 +23,8 @@ class IngestOutcomesOperator(StageOperator):
     """Outcome files to the outcomes table, with the label.
 
     Args:
-        lag: Days before the run's window: a data run takes the outcomes that are known at its 00:00. What would lie before
-            the model's start is left out; the task is skipped when nothing is left.
+        lag: Days before the run's window: a data run takes the outcomes that are known at its 00:00. What would lie
+            before the model's start is left out; the task is skipped when nothing is left.
         **kwargs: As of `StageOperator`.
     """
 

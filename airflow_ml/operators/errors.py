@@ -14,7 +14,7 @@ from airflow_ml.lifecycle.errors import (
 )
 
 PERMANENT = (BadTrainingSet, ChampionMoved, DataBroken, ExportRefused, MissingResult, NotReleasable, SpecError)
-"""The same again would fail the same way: a person must look. Everything else may pass: a late file comes, a disk gets room."""
+"""The same again would fail the same way: a person must look. Others may pass: a late file comes, a disk gets room."""
 
 
 def as_airflow(error: AirflowMLError) -> AirflowException:

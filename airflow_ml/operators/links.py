@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-__all__ = ["MLflowRunLink", "ModelVersionLink", "ReportLink", "StageLink", "links_of", "report_url"]
+__all__ = ["MLflowRunLink", "ModelVersionLink", "ReportLink", "StageLink", "TrainingRunLink", "links_of", "report_url"]
 
 
 class StageLink(BaseOperatorLink):
@@ -40,6 +40,12 @@ class ModelVersionLink(StageLink):
     """The version in the model registry."""
 
     name = "Model version"
+
+
+class TrainingRunLink(StageLink):
+    """The training run that a decision has started."""
+
+    name = "Training run"
 
 
 def report_url(dag_id: str, model: str, request: str, report: str) -> str:

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class ReleaseModelOperator(TrainingOperator):
     """A registered version into production: published, loaded, probed, and made champion.
 
-    With ``inputs={"register": …}`` it releases what a training run has registered, and is skipped when the gates rejected
-    it: a refused model is no failure. With ``stage_params={"version": n}`` it promotes or rolls back by hand; a version
-    that its gates rejected is then an error.
+    With ``inputs={"register": …}`` it releases what a training run has registered, and is skipped when the gates
+    rejected it: a refused model is no failure. With ``stage_params={"version": n}`` it promotes or rolls back by hand;
+    a version that its gates rejected is then an error.
     """
 
     stage: ClassVar[str] = "release"

@@ -1,4 +1,4 @@
-"""Training operators: one window and one declaration, from the training set to the registered version."""
+"""Training operators: one window, from the training set to the registered version."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from airflow_ml.hooks.readiness import newest
 from airflow_ml.hooks.windows import FROM_PARAM, TO_PARAM, rendered_window
 from airflow_ml.lifecycle.errors import SpecError
-from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.operators.stage import StageOperator
 from airflow_ml.spec import Platform
@@ -18,31 +17,10 @@ if TYPE_CHECKING:
 
 
 class TrainingOperator(StageOperator):
-    """A stage of a training run. All stages of a run have one window: given to the first, handed on by its result.
-
-    Args:
-        training_params: Overrides of ``model.training.params``, templated; a mapping, or JSON of one. They change the
-            declaration for this run, so every stage of the run has to have the same.
-        **kwargs: As of `StageOperator`.
-    """
+    """A stage of a training run. All stages of a run have one window: given to the first, handed on by its result."""
 
     window_start: ClassVar[str] = FROM_PARAM
     window_end: ClassVar[str] = TO_PARAM
-    template_fields: Sequence[str] = (*StageOperator.template_fields, "training_params")
-
-    def __init__(self, *, training_params: Mapping[str, Any] | str | None = None, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.training_params = training_params
-
-    def request(self, context: "Context", platform: Platform) -> JobRequest:
-        """The request, with the overrides in its declaration."""
-        request = super().request(context, platform)
-        given = json.loads(self.training_params) if isinstance(self.training_params, str) else self.training_params
-        changes = {name: value for name, value in (given or {}).items() if value is not None}
-        if not changes:
-            return request
-        training = self.model.training.model_copy(update={"params": {**self.model.training.params, **changes}})
-        return request.model_copy(update={"model": self.model.model_copy(update={"training": training})})
 
     def window(self, context: "Context", platform: Platform) -> Window | None:
         """The window of the inputs, which the first stage has chosen; without inputs the given one."""
@@ -52,7 +30,7 @@ class TrainingOperator(StageOperator):
         return self.chosen(context, platform)
 
     def chosen(self, context: "Context", platform: Platform) -> Window:
-        """``from`` and ``to`` as given; without ``from`` the declared length, without ``to`` the newest day with labels.
+        """``from`` and ``to`` as given; without ``from`` the declared length, without ``to`` the newest labelled day.
 
         Raises:
             SpecError: Nothing is given and nothing has labels yet.
@@ -88,9 +66,25 @@ class BuildTrainingSetOperator(TrainingOperator):
 
 
 class TrainModelOperator(TrainingOperator):
-    """Trains by Horovod; a retry goes on from the last checkpoint."""
+    """Trains by Horovod; a retry goes on from the last checkpoint.
+
+    Args:
+        training_params: Overrides of ``model.training.params`` for this run, templated; a mapping, or JSON of one.
+        **kwargs: As of `StageOperator`.
+    """
 
     stage: ClassVar[str] = "train"
+    template_fields: Sequence[str] = (*TrainingOperator.template_fields, "training_params")
+
+    def __init__(self, *, training_params: Mapping[str, Any] | str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.training_params = training_params
+
+    def parameters(self, context: "Context") -> dict[str, Any]:
+        """With the overrides that are set."""
+        given = json.loads(self.training_params) if isinstance(self.training_params, str) else self.training_params
+        changes = {name: value for name, value in (given or {}).items() if value is not None}
+        return super().parameters(context) | ({"training": changes} if changes else {})
 
 
 class EvaluateModelOperator(TrainingOperator):

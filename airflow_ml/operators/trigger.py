@@ -2,13 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
+from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowSkipException
 
-if TYPE_CHECKING:
-    from airflow.sdk import Context
+from airflow_ml.operators.links import TrainingRunLink
 
+if TYPE_CHECKING:
+    from airflow.sdk import BaseOperatorLink, Context
+
+STARTED = "started"
+"""XCom key: id of the run that this task has started, empty for none."""
 
 _LONGEST_NOTE = 500
 """Characters; Airflow holds 1000, and the verdict of the run comes after it."""
@@ -27,25 +33,23 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
     """
 
     template_fields: Sequence[str] = (*TriggerDagRunOperator.template_fields, "decision")
+    operator_extra_links: "list[BaseOperatorLink]" = [TrainingRunLink()]  # noqa: RUF012 - as its base declares it
 
     def __init__(self, *, decision: Mapping[str, Any] | Any, resend: bool = False, **kwargs: Any) -> None:
         super().__init__(logical_date=None, **kwargs)
         self.decision = decision
         self.resend = resend
+        self.links: dict[str, str] = {}
 
     def execute(self, context: "Context") -> None:
         """Skip when there is nothing to start."""
-        summary = self.decision["summary"]
-        own = (
-            {"run_id": summary.get("run_id"), "window": summary.get("window")}
-            if summary["decision"] == "retrain"
-            else None
-        )
-        wanted = list(summary.get("resend", ())) if self.resend else [own] if own else []
-        if not wanted:
-            raise AirflowSkipException(f"nothing to start: {summary['decision']}")
-        training = wanted[0]
-        ti, run_id = context["ti"], str(training["run_id"])
+        ti, training = context["ti"], self._training()
+        ti.xcom_push(key=STARTED, value="")
+        if training is None:
+            raise AirflowSkipException(f"nothing to start: {self.decision['summary']['decision']}")
+        run_id = str(training["run_id"])
+        ui = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
+        self.links = {TrainingRunLink().xcom_key: f"{ui}/dags/{self.trigger_dag_id}/runs/{quote(run_id, safe='')}"}
         if ti.get_dr_count(dag_id=self.trigger_dag_id, run_ids=[run_id]):
             failed = ti.get_dr_count(dag_id=self.trigger_dag_id, run_ids=[run_id], states=["failed"])
             if self.resend or not failed:
@@ -53,10 +57,21 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
             self.log.info("run %s has failed before; it is cleared and runs again", run_id)
             self.reset_dag_run = True
         else:
-            # Should another run trigger it right now, finding it there is as good.
+            # Should somebody else start it right now, finding it there is as good.
             self.skip_when_already_exists = True
         self.trigger_run_id = run_id
         self.conf = {"from": training["window"]["from"], "to": training["window"]["to"]}
-        why = "sent again: its trigger was lost" if self.resend else "; ".join(map(str, summary.get("reasons", ())))
-        self.note = why[:_LONGEST_NOTE]
+        reasons = "; ".join(map(str, self.decision["summary"].get("reasons", ())))
+        self.note = ("sent again: its trigger was lost" if self.resend else reasons)[:_LONGEST_NOTE]
+        ti.xcom_push(key=STARTED, value=run_id)
         super().execute(context)
+
+    def _training(self) -> Mapping[str, Any] | None:
+        """The run that has to exist: id and window."""
+        summary = self.decision["summary"]
+        if self.resend:
+            again = summary.get("resend") or [None]
+            return again[0]  # type: ignore[no-any-return]
+        if summary["decision"] != "retrain":
+            return None
+        return {"run_id": summary["run_id"], "window": summary["window"]}

@@ -1,4 +1,4 @@
-"""Assets of a model: they announce what happened, for people and for other teams' DAGs; no decision of ours hangs on them."""
+"""Assets of a model: they announce what happened to people and other teams' DAGs; no decision of ours hangs on them."""
 
 from airflow.sdk import Asset
 

@@ -45,7 +45,8 @@ def model_dags(model: Model, platform: Platform | None = None) -> dict[str, DAG]
 def _dag(model: Model, what: str, **kwargs: Any) -> DAG:
     return DAG(
         dag_id=f"{model.name}_{what}",
-        # Catching up makes a run for every day since the start as soon as somebody unpauses: history goes in bulk, by hand.
+        # Catching up makes a run for every day since the start as soon as somebody unpauses: history goes in bulk, by
+        # hand.
         catchup=False,
         default_args={**groups.TASK_DEFAULTS, "owner": model.owner},
         tags=["airflow-ml", f"model:{model.name}", what],

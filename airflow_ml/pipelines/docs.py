@@ -9,8 +9,8 @@ outcomes up to `ds` − {lag} days, validates, and builds features.
 
 **By hand**: give `from` and `to`; half a year is one run, one Spark job and one commit a table.
 
-**Repeating** a run changes nothing while its files, declaration and code are the same; otherwise exactly its partitions are
-replaced.""",
+**Repeating** a run changes nothing while its files, declaration and code are the same; otherwise exactly its
+partitions are replaced.""",
     "training": """\
 Started by drift (run id `drift__<window end>`), or by hand: the window ends with `to` (left out: the newest day with
 labels). One run at a time.
@@ -22,15 +22,15 @@ rejected and not released; the run is a success, and its note says `rejected` wi
     "scoring": """\
 At 00:00 of `ds` it waits for the features of `ds` and scores them with the champion. `version` pins another version.
 
-**Backfill** as you like: `airflow backfill create --dag-id {name}_scoring --from-date … --to-date …`. A repeated night with
-the same champion changes no row; with another champion exactly that night's rows are replaced.""",
+**Backfill** as you like: `airflow backfill create --dag-id {name}_scoring --from-date … --to-date …`. A repeated
+night with the same champion changes no row; with another champion exactly that night's rows are replaced.""",
     "monitoring": """\
-When `ds` is over it waits for predictions and labels of `ds`, joins them, compares the {window} days up to `ds` with the
-release's reference, and decides: healthy, retrain, broken input, or why not now. Decisions are kept in the ledger table, are
-taken in order, and count in data time. Backfill with `--max-active-runs 1`.""",
+When `ds` is over it waits for predictions and labels of `ds`, joins them, compares the {window} days up to `ds` with
+the release's reference, and decides: healthy, retrain, broken input, or why not now. Decisions are kept in the ledger
+table, are taken in order, and count in data time. Backfill with `--max-active-runs 1`.""",
     "release": """\
-Promotes the `version` of the form, or rolls back to it: a registered version that has passed its gates. The champion moves
-only if nobody moved it meanwhile.""",
+Promotes the `version` of the form, or rolls back to it: a registered version that has passed its gates. The champion
+moves only if nobody moved it meanwhile.""",
 }
 
 

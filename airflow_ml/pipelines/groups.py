@@ -31,7 +31,7 @@ from airflow_ml.sensors import LabelsArrivedSensor, LandingFileSensor, Partition
 from airflow_ml.spec import Model, Platform
 
 TASK_DEFAULTS: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
-"""Airflow 3.3 may fail a deferred task that did nothing wrong (apache/airflow #71580); a repeated stage costs little."""
+"""Airflow 3.3 may fail a deferred task that did nothing wrong (apache/airflow #71580); a repeated stage is cheap."""
 
 SENSOR: dict[str, Any] = {"poke_interval": 15, "timeout": timedelta(hours=12)}
 
@@ -62,10 +62,10 @@ def data_tasks(model: Model, platform: Platform | None = None) -> None:
 
 def training_tasks(model: Model, platform: Platform | None = None, training_params: Any = None) -> None:
     """From a pinned training set to a release, or to a registered refusal."""
-    common: dict[str, Any] = {"model": model, "platform": platform, "training_params": training_params}
+    common: dict[str, Any] = {"model": model, "platform": platform}
     training_set = BuildTrainingSetOperator(task_id="build_training_set", **common)
     done: dict[str, Any] = {"training_set": training_set.output}
-    train = TrainModelOperator(task_id="train", inputs=done, **common)
+    train = TrainModelOperator(task_id="train", inputs=done, training_params=training_params, **common)
     done = {**done, "train": train.output}
     evaluate = EvaluateModelOperator(task_id="evaluate", inputs=done, **common)
     done = {**done, "evaluate": evaluate.output}
@@ -111,7 +111,7 @@ def monitoring_tasks(model: Model, platform: Platform | None = None) -> None:
         decision=decide.output,
         monitoring=monitor.output,
         # A template, because an XComArg of a key that a skipped task did not push fails.
-        started=f"{{{{ ti.xcom_pull(task_ids='{triggered.task_id}', key='trigger_run_id') or '' }}}}",
+        started=f"{{{{ ti.xcom_pull(task_ids='{triggered.task_id}', key='started') or '' }}}}",
         trigger_rule=TriggerRule.NONE_FAILED,
         **common,
     )
@@ -130,7 +130,7 @@ def release_tasks(model: Model, platform: Platform | None = None) -> None:
 
 
 def _group(model: Model, what: str, group_id: str | None, default_args: Mapping[str, Any] | None) -> TaskGroup:
-    return TaskGroup(group_id or f"{model.name}_{what}", default_args={**TASK_DEFAULTS, **(default_args or {})})
+    return TaskGroup(group_id or f"{model.name}_{what}", default_args={**TASK_DEFAULTS, **(default_args or {})})  # type: ignore[arg-type]
 
 
 def data_pipeline(

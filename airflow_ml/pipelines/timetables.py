@@ -1,7 +1,7 @@
 """Timetables of a source that has an end.
 
-A DAG's ``end_date`` would do for the schedule, but tasks inherit it, and a run by hand whose logical date lies after it has no
-tasks at all: Airflow calls that a success. These end the schedule and nothing else.
+A DAG's ``end_date`` would do for the schedule, but tasks inherit it, and a run by hand whose logical date lies after it
+has no tasks at all: Airflow calls that a success. These end the schedule and nothing else.
 """
 
 from datetime import UTC, date, datetime, time

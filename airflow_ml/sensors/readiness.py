@@ -1,4 +1,4 @@
-"""Sensors over `hooks.readiness`: looked at once in the worker, then in the triggerer where `default_deferrable` says so."""
+"""Sensors over `hooks.readiness`: they look once in the worker, then in the triggerer if they are deferrable."""
 
 import time
 from abc import abstractmethod
@@ -173,7 +173,7 @@ class LabelsArrivedSensor(ReadinessSensor):
     @property
     def remedy(self) -> str:
         """Upstream."""
-        return f"outcomes are due {self.model.label.delay} day(s) after their events: ask their source; then clear this task"
+        return f"outcomes are due after {self.model.label.delay} day(s): ask their source; then clear this task"
 
 
 def _shown(missing: Sequence[Wanted]) -> str:

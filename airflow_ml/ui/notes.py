@@ -1,7 +1,7 @@
 """Notes of DAG runs: a stage's verdict, with its reasons, where people look at runs.
 
-A task has no way to set the note of its run: the execution API takes one only for a run that it triggers. So the task leaves
-an XCom, and the scheduler, which tells listeners in its own transaction that a run has ended, writes the note.
+A task has no way to set the note of its run: the execution API takes one only for a run that it triggers. So the task
+leaves an XCom, and the scheduler, which tells listeners in its own transaction that a run has ended, writes the note.
 """
 
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from airflow.listeners import hookimpl
 
 if TYPE_CHECKING:
     from airflow.models.dagrun import DagRun
+    from sqlalchemy.orm import Session
 
 KEY = "airflow_ml_note"
 """XCom key; as `operators.results.NOTE`."""
@@ -34,13 +35,26 @@ def on_dag_run_failed(dag_run: "DagRun", msg: str) -> None:
 
 
 def _write(dag_run: "DagRun") -> None:
-    from airflow.models.xcom import XComModel
-    from sqlalchemy import select
+    from airflow.models.dagrun import DagRun
+    from airflow.utils.session import create_session
     from sqlalchemy.orm import object_session
 
     session = object_session(dag_run)
-    if session is None:
+    if session is not None:
+        # The scheduler's own transaction, which it commits.
+        _write_in(session, dag_run)
         return
+    # `airflow dags test` hands over a run that belongs to no session.
+    with create_session() as own:
+        found = own.get(DagRun, dag_run.id)
+        if found is not None:
+            _write_in(own, found)
+
+
+def _write_in(session: "Session", dag_run: "DagRun") -> None:
+    from airflow.models.xcom import XComModel
+    from sqlalchemy import select
+
     with session.no_autoflush:
         query = (
             select(XComModel)
@@ -55,10 +69,10 @@ def _write(dag_run: "DagRun") -> None:
 def with_verdicts(note: str, verdicts: Sequence[str]) -> str:
     """A note with our part at its end.
 
-    What a person or a trigger wrote stands before it and is kept; what we wrote for an earlier try of the run is replaced.
+    What a person or a trigger wrote stands before it and is kept; what we wrote for an earlier try of the run is
+    replaced.
     """
     theirs = note.partition(MARK)[0].rstrip()
     ours = MARK + "\n\n".join(dict.fromkeys(verdicts))
-    room = LONGEST - len(theirs) - 2
-    ours = ours if len(ours) <= room else f"{ours[: max(room - 1, 0)]}…"
-    return f"{theirs}\n\n{ours}" if theirs else ours
+    whole = f"{theirs}\n\n{ours}" if theirs else ours
+    return whole if len(whole) <= LONGEST else f"{whole[: LONGEST - 1]}…"

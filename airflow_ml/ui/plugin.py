@@ -1,4 +1,4 @@
-"""The Airflow plugin. Every process of Airflow loads it, tasks included, so it imports nothing until something is asked."""
+"""The Airflow plugin. Every process of Airflow loads it, tasks included: it imports little until something is asked."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -29,6 +29,7 @@ class AirflowMLPlugin(AirflowPlugin):
     """Registered by the entry point group ``airflow.plugins``."""
 
     name = "airflow_ml"
-    fastapi_apps: list[Any] = [{"app": Reports(), "url_prefix": PREFIX, "name": "airflow-ml reports"}]  # noqa: RUF012 - as Airflow declares it
+    # Mutable, as Airflow declares them.
+    fastapi_apps: list[Any] = [{"app": Reports(), "url_prefix": PREFIX, "name": "airflow-ml reports"}]  # noqa: RUF012
     listeners: list[Any] = [notes]  # noqa: RUF012
     timetables: list[Any] = [MidnightUntil, DayOverUntil]  # noqa: RUF012

@@ -1,8 +1,8 @@
 """Reports in the API server: ``/airflow-ml/reports/<dag>/<model>/<request>/<report>``.
 
-A report is HTML that holds values of users' data, served from the address of Airflow's UI. So each is shown only to who may
-read the DAG, only if a result that this DAG asked for names it, only from below the base, and in a sandbox: the browser gives
-it an origin of its own, where no script reaches the session.
+A report is HTML that holds values of users' data, served from the address of Airflow's UI. So each is shown only to who
+may read the DAG, only if a result that this DAG asked for names it, only from below the base, and in a sandbox: the
+browser gives it an origin of its own, where no script reaches the session.
 """
 
 import json

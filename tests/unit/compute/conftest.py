@@ -29,7 +29,9 @@ def request_of(tmp_path):
     """A request whose params say what the fake does."""
 
     def make(**params):
-        return JobRequest(stage="train", model=small_model(), platform=Platform(base=str(tmp_path / "base")), params=params)
+        return JobRequest(
+            stage="train", model=small_model(), platform=Platform(base=str(tmp_path / "base")), params=params
+        )
 
     return make
 

@@ -13,7 +13,17 @@ import sys
 import time
 from pathlib import Path
 
-STUBBORN = "import signal,time;signal.signal(signal.SIGTERM,signal.SIG_IGN);print('child',flush=True);time.sleep(600)"
+STUBBORN = """
+import signal, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("child", flush=True)
+time.sleep(600)
+"""
+
+PARENT = """
+import subprocess, sys
+subprocess.Popen([sys.executable, "-c", *sys.argv[1:]], start_new_session=True)
+"""
 
 
 def main(request_path: str, response_path: str) -> int:
@@ -25,11 +35,10 @@ def main(request_path: str, response_path: str) -> int:
     action = params.get("do", "succeed")
     print(f"INFO doing {action}", flush=True)
     if action == "family":
-        # A child that ignores SIGTERM, one in a session of its own, and one whose parent is gone, in a session of its own.
+        # One that ignores SIGTERM, one also in a session of its own, and one there whose parent is gone.
         subprocess.Popen([sys.executable, "-c", STUBBORN, params["tag"]])
         subprocess.Popen([sys.executable, "-c", STUBBORN, params["tag"]], start_new_session=True)
-        orphan = f"import subprocess,sys;subprocess.Popen([sys.executable,'-c',{STUBBORN!r},{params['tag']!r}],start_new_session=True)"
-        subprocess.run([sys.executable, "-c", orphan], check=True)
+        subprocess.run([sys.executable, "-c", PARENT, STUBBORN, params["tag"]], check=True)
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         Path(params["ready"]).write_text("ready")
         action = params.get("then", "sleep")
@@ -48,6 +57,7 @@ def main(request_path: str, response_path: str) -> int:
     for line in params.get("lines", []):
         print(line, flush=True)
     names = {name: os.environ.get(name) for name in params.get("show", [])}
+    lengths = {name: len(os.environ[name]) for name in params.get("count", [])}
     result = {
         "stage": request["stage"],
         "model": request["model"]["name"],
@@ -56,7 +66,7 @@ def main(request_path: str, response_path: str) -> int:
         "code_version": "test",
         "rows": 7,
         "window": request["window"],
-        "summary": params.get("summary", {}) | {"environment": names, "params": params},
+        "summary": params.get("summary", {}) | {"environment": names, "characters": lengths},
         "reports": params.get("reports", {}),
         "uri": str(Path(response_path).with_name("result.json")),
     }

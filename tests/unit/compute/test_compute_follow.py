@@ -29,7 +29,13 @@ def test_the_error_of_the_job_is_the_error():
 
 @pytest.mark.parametrize(
     ("code", "text"),
-    [(3, "exit code 3"), (0, "exit code 0"), (-15, "signal 15"), (137, "signal 9 (killed: out of memory?)"), (None, "gone")],
+    [
+        (3, "exit code 3"),
+        (0, "exit code 0"),
+        (-15, "signal 15"),
+        (137, "signal 9 (killed: out of memory?)"),
+        (None, "gone"),
+    ],
 )
 def test_an_end_without_a_word_is_a_failure(code, text):
     error = follow(JobState(Phase.ENDED, code), now=0.0).error

@@ -173,7 +173,9 @@ def test_kill_9_of_the_supervisor_ends_the_task_and_its_job(fake_python, request
     ready = tmp_path / "ready"
     request = _request_text(request_of, tag, ready)
     supervisor = subprocess.Popen(
-        [sys.executable, "-c", SUPERVISOR, RUNNER, request, fake_python, "supervised"], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", SUPERVISOR, RUNNER, request, fake_python, "supervised"],
+        stdout=subprocess.PIPE,
+        text=True,
     )
     runner = int(supervisor.stdout.readline())
     _until(ready.exists)
@@ -190,7 +192,11 @@ def test_kill_9_of_the_reaper_ends_the_stage_itself(compute, request_of, tag, tm
     os.kill(handle.pid, signal.SIGKILL)
     with pytest.raises(JobFailed, match="signal 9"):
         wait(compute, handle, print)
-    _until(lambda: not Path(f"/proc/{children[0]}/cmdline").exists() or not Path(f"/proc/{children[0]}/cmdline").read_bytes())
+    _until(
+        lambda: (
+            not Path(f"/proc/{children[0]}/cmdline").exists() or not Path(f"/proc/{children[0]}/cmdline").read_bytes()
+        )
+    )
     for pid in alive(tag):
         os.kill(pid, signal.SIGKILL)
 

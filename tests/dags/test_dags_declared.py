@@ -1,0 +1,205 @@
+"""What `model_dags` declares: schedules, retries, forms, and templates that any run can render."""
+
+import json
+import subprocess
+import sys
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import pytest
+from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable, Param
+from airflow.sdk.definitions.param import ParamsDict
+
+from airflow_ml import operators, pipelines, sensors
+from airflow_ml.operators.stage import StageOperator
+from airflow_ml.pipelines import model_dags
+from airflow_ml.pipelines.timetables import DayOverUntil, MidnightUntil
+from airflow_ml.sensors.readiness import ReadinessSensor
+from tests.support.models import small_model
+
+REPOSITORY = Path(__file__).parents[2]
+HEAVY = (
+    "deltalake",
+    "evidently",
+    "fastapi",
+    "feast",
+    "grpc",
+    "kubernetes",
+    "mlflow",
+    "numpy",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "pyspark",
+    "requests",
+    "sklearn",
+    "tensorflow",
+    "torch",
+)
+OURS = [getattr(operators, name) for name in operators.__all__] + [getattr(sensors, name) for name in sensors.__all__]
+
+
+@pytest.fixture(scope="module")
+def dags():
+    return model_dags(small_model(end="2013-12-31"))
+
+
+def test_the_example_parses_without_errors(airflow_db):
+    from airflow.dag_processing.dagbag import DagBag
+
+    bag = DagBag(str(REPOSITORY / "dags"))
+    assert bag.import_errors == {}
+    assert sorted(bag.dags) == [f"flights_{what}" for what in ("data", "monitoring", "release", "scoring", "training")]
+    for dag in bag.dags.values():
+        assert dag.doc_md
+        assert {"airflow-ml", "model:flights"} <= dag.tags
+
+
+def test_parsing_imports_no_engine():
+    code = "import json, runpy, sys; runpy.run_path('dags/flights_dags.py'); print(json.dumps(list(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    modules = {name.partition(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    assert "airflow_ml" in modules
+    assert not modules & set(HEAVY)
+
+
+def test_schedules_are_explicit_and_nothing_catches_up(dags):
+    schedules = {name.removeprefix("small_"): type(dag.timetable) for name, dag in dags.items()}
+    assert schedules["data"] is schedules["scoring"] is MidnightUntil
+    assert schedules["monitoring"] is DayOverUntil
+    assert {dags["small_training"].schedule, dags["small_release"].schedule} == {None}
+    assert not any(dag.catchup for dag in dags.values())
+    endless = model_dags(small_model())
+    assert type(endless["small_data"].timetable) is CronTriggerTimetable
+    assert type(endless["small_monitoring"].timetable) is CronDataIntervalTimetable
+
+
+def test_one_training_and_one_decision_at_a_time(dags):
+    assert dags["small_training"].max_active_runs == 1
+    assert dags["small_monitoring"].max_active_runs == 1
+
+
+def test_every_task_is_tried_again(dags):
+    tasks = [task for dag in dags.values() for task in dag.tasks]
+    assert len(tasks) == 24
+    assert all(task.retries >= 2 and task.retry_delay.total_seconds() == 10 for task in tasks)
+
+
+@pytest.mark.parametrize("kind", [MidnightUntil, DayOverUntil])
+def test_a_schedule_ends_with_the_source_and_survives_serialization(kind):
+    from airflow.timetables.base import TimeRestriction
+
+    timetable = kind.deserialize(kind(date(2013, 12, 31)).serialize())
+    restriction = TimeRestriction(None, None, catchup=False)
+    assert timetable.next_dagrun_info(last_automated_data_interval=None, restriction=restriction) is None
+    # As a backfill walks it, asked for more days than there are.
+    bounded = TimeRestriction(_moment(2013, 12, 30), _moment(2014, 1, 5), catchup=True)
+    days, last = [], None
+    while (run := timetable.next_dagrun_info(last_automated_data_interval=last, restriction=bounded)) is not None:
+        days.append(run.logical_date.date())
+        last = run.data_interval
+    assert days == [date(2013, 12, 30), date(2013, 12, 31)]
+
+
+def _moment(*parts):
+    from airflow._shared.timezones.timezone import coerce_datetime
+
+    return coerce_datetime(datetime(*parts, tzinfo=UTC))
+
+
+def test_params_are_forms(dags):
+    form = dags["small_data"].params
+    param = form.get_param("from")
+    assert isinstance(param, Param)
+    assert param.schema == {"title": "From", "type": ["string", "null"], "format": "date"}
+    with pytest.raises(ValueError, match="date"):
+        ParamsDict({"from": Param("01.02.2013", **param.schema)}).validate()
+    assert dags["small_release"].params.get_param("version").schema["type"] == "integer"
+
+
+def test_training_parameters_of_plain_types_are_in_the_form():
+    from airflow_ml import Horovod
+
+    model = small_model(
+        training=Horovod(params={"epochs": 8, "rate": 0.1, "hidden": [64, 32], "name": "x", "amp": True})
+    )
+    params = model_dags(model)["small_training"].params
+    types = {name: params.get_param(name).schema["type"] for name in params}
+    assert types == {
+        "from": ["string", "null"],
+        "to": ["string", "null"],
+        "epochs": ["integer", "null"],
+        "rate": ["number", "null"],
+        "name": ["string", "null"],
+        "amp": ["boolean", "null"],
+    }
+
+
+class Pulled:
+    """Stands for the task instance in templates: what another task has pushed is not there."""
+
+    def xcom_pull(self, **_):
+        return None
+
+
+def _context(dag, **dates):
+    return {"params": {name: dag.params[name] for name in dag.params}, "ti": Pulled(), **dates}
+
+
+@pytest.mark.parametrize("dates", [{}, {"ds": "2013-08-01"}], ids=["without a logical date", "with one"])
+def test_every_template_renders(dags, dates):
+    for dag in dags.values():
+        environment = dag.get_template_env()
+        for task in dag.tasks:
+            for field in task.template_fields:
+                value = getattr(task, field)
+                if isinstance(value, str | dict) and not _has_xcoms(value):
+                    task.render_template(value, _context(dag, **dates), environment)
+            if isinstance(task, StageOperator) and task.stage in ("ingest", "score", "feedback"):
+                rendered = task.render_template(task.start, _context(dag, **dates), environment)
+                assert rendered == dates.get("ds", "")
+
+
+def _has_xcoms(value):
+    from airflow.sdk import XComArg
+
+    return any(True for _ in XComArg.iter_xcom_references(value))
+
+
+@pytest.mark.parametrize("operator", OURS, ids=lambda operator: operator.__name__)
+def test_every_operator_has_template_fields_and_expands(operator):
+    assert operator.template_fields
+    if issubclass(operator, StageOperator | ReadinessSensor):
+        assert {"start", "end"} <= set(operator.template_fields)
+    fixed = {"model": small_model()}
+    over = {"start": ["2013-01-01", "2013-01-02"]}
+    if operator is operators.TriggerTrainingOperator:
+        fixed, over = {"trigger_dag_id": "small_training"}, {"decision": [{"summary": {}}]}
+    if operator is operators.SendAlertOperator:
+        over = {"decision": [{"summary": {}}]}
+    if operator is sensors.PartitionCommittedSensor:
+        fixed["table"] = "features"
+    with DAG("expands", schedule=None) as dag:
+        operator.partial(task_id="mapped", **fixed).expand(**over)
+    from airflow.serialization.serialized_objects import DagSerialization
+
+    back = DagSerialization.from_dict(json.loads(json.dumps(DagSerialization.to_dict(dag))))
+    assert back.get_task("mapped").is_mapped
+
+
+def test_pipelines_are_task_groups_of_ones_own_dag():
+    model = small_model()
+    with DAG("mine", schedule=None) as dag:
+        data = pipelines.data_pipeline(model)
+        training = pipelines.training_pipeline(model, retries=5)
+        data >> training >> pipelines.scoring_pipeline(model, group_id="nightly")
+        pipelines.monitoring_pipeline(model)
+    assert dag.get_task("small_training.train").retries == 5
+    assert dag.get_task("small_data.ingest").retries == 2
+    assert dag.get_task("nightly.wait_for_features").upstream_task_ids == {"small_training.release"}
+    assert "small_monitoring.trigger_training" in dag.get_task("small_monitoring.alert").started
+
+
+def test_two_models_live_side_by_side():
+    both = model_dags(small_model()) | model_dags(small_model(name="other"))
+    assert len(both) == 10

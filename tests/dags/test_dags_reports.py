@@ -1,0 +1,139 @@
+"""Reports behind Airflow's own permission check: what is served, to whom, and what is not."""
+
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+
+from airflow_ml.lifecycle.requests import FileOutput, JobResult
+
+HTML = "<html><b>drift</b></html>"
+
+
+@pytest.fixture(scope="module")
+def client(airflow_db):
+    """The API server with the plugin, as Airflow builds it."""
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    with TestClient(create_app(apps="core"), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+def token(client):
+    """Makes tokens of users with a role."""
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+    def make(role):
+        return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="ann", role=role))
+
+    return make
+
+
+@pytest.fixture
+def result(tmp_path, monkeypatch):
+    """A result with a report, as a task of the DAG `small_monitoring` received it; returns the request's id."""
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_ML__BASE", str(tmp_path / "base"))
+
+    def make(uri=None, dag_id="small_monitoring", **reports):
+        request = uuid.uuid4().hex
+        folder = tmp_path / "base" / "runs" / "small" / "requests" / request
+        folder.mkdir(parents=True)
+        report = folder.parent.parent / "monitor" / "drift.html"
+        report.parent.mkdir(exist_ok=True)
+        report.write_text(HTML)
+        (tmp_path / "outside.html").write_text("secret")
+        output = FileOutput(uri=uri or str(report), sha256="0", media_type="text/html")
+        found = JobResult(
+            stage="monitor", model="small", fingerprint="f", spec_hash="5", code_version="1", reports={"drift": output}
+        )
+        (folder / "request.json").write_text(json.dumps({"coordinates": {"dag_id": dag_id}}))
+        (folder / "response.json").write_text(found.model_dump_json())
+        return request
+
+    return make
+
+
+def _get(client, path, token=None):
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return client.get(f"/airflow-ml/reports/{path}", headers=headers)
+
+
+def test_who_may_read_the_dag_sees_its_report_in_a_sandbox(client, token, result):
+    answer = _get(client, f"small_monitoring/small/{result()}/drift", token("viewer"))
+    assert (answer.status_code, answer.text) == (200, HTML)
+    assert answer.headers["content-type"].startswith("text/html")
+    policy = answer.headers["content-security-policy"]
+    assert "sandbox allow-scripts" in policy
+    assert "allow-same-origin" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+def test_the_cookie_of_the_ui_is_enough(client, token, result):
+    cookie = {"Cookie": f"_token={token('viewer')}"}
+    answer = client.get(f"/airflow-ml/reports/small_monitoring/small/{result()}/drift", headers=cookie)
+    assert answer.status_code == 200
+
+
+def test_nobody_is_refused(client, result):
+    assert _get(client, f"small_monitoring/small/{result()}/drift").status_code == 401
+
+
+@pytest.mark.parametrize("bad", ["no token", "ey.ey.ey"])
+def test_a_bad_token_is_refused(client, result, bad):
+    assert _get(client, f"small_monitoring/small/{result()}/drift", bad).status_code in (401, 403)
+
+
+def test_who_may_not_read_the_dag_is_refused(client, token, result):
+    assert _get(client, f"small_monitoring/small/{result()}/drift", token(None)).status_code == 403
+
+
+def test_a_report_is_not_seen_through_another_dag(client, token, result):
+    """Permission for one DAG must not open the reports of all."""
+    assert _get(client, f"mine/small/{result()}/drift", token("viewer")).status_code == 404
+
+
+@pytest.mark.parametrize("report", ["none", "..", "%2e%2e%2frequest.json", "drift%2f..%2f..%2frequest.json"])
+def test_only_named_reports_are_served(client, token, result, report):
+    assert _get(client, f"small_monitoring/small/{result()}/{report}", token("viewer")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "small_monitoring/..%2f..%2f..%2fetc/{request}/drift",
+        "small_monitoring/small/..%2f..%2f..%2f..%2fetc/drift",
+        "small_monitoring/small/{request}%2f..%2f{request}/drift",
+        "small_monitoring/small/{short}/drift",
+    ],
+)
+def test_paths_do_not_climb(client, token, result, path):
+    request = result()
+    answer = _get(client, path.format(request=request, short=request[:-1]), token("viewer"))
+    assert answer.status_code in (404, 422)
+    assert HTML not in answer.text
+
+
+def test_a_result_cannot_name_a_file_outside_the_base(client, token, result, tmp_path):
+    for uri in (tmp_path / "outside.html", tmp_path / "base" / ".." / "outside.html", Path("/etc/passwd")):
+        assert _get(client, f"small_monitoring/small/{result(str(uri))}/drift", token("viewer")).status_code == 404
+
+
+def test_a_link_out_of_the_base_is_not_followed(client, token, result, tmp_path):
+    request = result()
+    link = tmp_path / "base" / "link.html"
+    link.symlink_to(tmp_path / "outside.html")
+    assert _get(client, f"small_monitoring/small/{result(str(link))}/drift", token("viewer")).status_code == 404
+    assert _get(client, f"small_monitoring/small/{request}/drift", token("viewer")).status_code == 200
+
+
+def test_a_request_without_a_result_has_no_report(client, token, result, tmp_path):
+    request = result()
+    response = tmp_path / "base" / "runs" / "small" / "requests" / request / "response.json"
+    response.write_text(json.dumps({"error": "JobFailed", "what": "no"}))
+    assert _get(client, f"small_monitoring/small/{request}/drift", token("viewer")).status_code == 404
+    response.unlink()
+    assert _get(client, f"small_monitoring/small/{request}/drift", token("viewer")).status_code == 404
