@@ -1,0 +1,65 @@
+"""The data that the benches share: a year of flights, ingested and made into features once, in ``build/bench/base``."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from airflow_ml.examples.flights.model import flights
+from airflow_ml.examples.flights.world import YEAR, World
+from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.requests import JobRequest, JobResult
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.spec import Model, Platform
+from airflow_ml.stages.runner import execute
+from tests.bench.report import BUILD
+
+TABLES = ("raw", "outcomes", "features")
+NIGHT = Window.of("2013-08-01")
+
+
+def run_stage(stage: str, base: Path, window: Window, model: Model = flights, **params: Any) -> JobResult:
+    """Run a stage in this process; returns its result."""
+    request = JobRequest(stage=stage, model=model, platform=Platform(base=str(base)), window=window, params=params)
+    return execute(request)
+
+
+def prepared() -> Path:
+    """The base with the tables of the whole year; a second call finds them by their fingerprints."""
+    base = BUILD.resolve() / "base"
+    began = time.perf_counter()
+    if not (base / "landing").is_dir():
+        print(f"  delivering the landing files of {YEAR}", flush=True)
+        world = World(base / "landing")
+        world.deliver(YEAR)
+        world.deliver_outcomes(YEAR)
+    for stage in ("ingest", "ingest_outcomes", "features"):
+        result = run_stage(stage, base, YEAR)
+        if not result.reused:
+            print(f"  {stage} of {YEAR}: {result.rows:,} rows in {result.wall_s:.0f} s", flush=True)
+    print(f"  data ready after {time.perf_counter() - began:.0f} s: {base}", flush=True)
+    return base
+
+
+@contextmanager
+def fresh_base(tables: tuple[str, ...] = TABLES) -> Iterator[Path]:
+    """A base without results whose tables are those of the prepared one; removed on the way out.
+
+    Stages that write other tables, or none, leave the prepared ones as they are.
+    """
+    source = prepared() if tables else None
+    BUILD.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix="base-", dir=BUILD.resolve()) as temporary:
+        lake = Path(temporary) / "lake" / flights.name
+        lake.mkdir(parents=True)
+        for name in tables:
+            assert source is not None
+            (lake / name).symlink_to(source / "lake" / flights.name / name)
+        yield Path(temporary)
+
+
+def features_of(base: Path, window: Window, columns: tuple[str, ...]) -> Any:
+    """Rows of the feature table as a pyarrow table."""
+    return LakeTable(base / "lake" / flights.name / "features").read(window, columns=list(columns))
