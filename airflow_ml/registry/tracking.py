@@ -110,19 +110,26 @@ def end_run(platform: Platform, run_id: str, status: Literal["FINISHED", "FAILED
 
 
 @clear_errors
+def experiment_of(platform: Platform, run_id: str) -> str:
+    """The MLflow experiment of a run: links to a run name both."""
+    return str(client_of(platform).get_run(run_id).info.experiment_id)
+
+
 def run_url(platform: Platform, run_id: str) -> str | None:
-    """Page of the run; None for a registry that is a database, which no web server shows."""
-    if not is_server(platform):
-        return None
-    experiment = client_of(platform).get_run(run_id).info.experiment_id
-    return f"{platform.registry_uri.rstrip('/')}/#/experiments/{experiment}/runs/{run_id}"
+    """Page of the run; None where no MLflow server is known."""
+    ui = _ui(platform)
+    return None if ui is None else f"{ui}/#/experiments/{experiment_of(platform, run_id)}/runs/{run_id}"
 
 
 def version_url(platform: Platform, model_name: str, version: int) -> str | None:
     """Page of a model version; None as in `run_url`."""
-    if not is_server(platform):
-        return None
-    return f"{platform.registry_uri.rstrip('/')}/#/models/{model_name}/versions/{version}"
+    ui = _ui(platform)
+    return None if ui is None else f"{ui}/#/models/{model_name}/versions/{version}"
+
+
+def _ui(platform: Platform) -> str | None:
+    address = platform.registry_ui or (platform.registry_uri if is_server(platform) else None)
+    return None if address is None else address.rstrip("/")
 
 
 def _experiment(platform: Platform, model_name: str) -> str:

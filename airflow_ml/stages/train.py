@@ -87,6 +87,7 @@ class Train(Stage):
             reports={"training": ctx.pin(ctx.files / "training.html", "text/html")},
             summary={
                 "mlflow_run_id": run_id,
+                "mlflow_experiment_id": tracking.experiment_of(ctx.platform, run_id),
                 "world_size": training.workers,
                 "best_epoch": finished["best_epoch"],
                 "resumed_from_epoch": finished["resumed_from_epoch"],

@@ -95,6 +95,9 @@ def test_a_database_has_no_page_and_a_server_has(platform: Platform) -> None:
     run = tracking.start_run(platform, NAME, "f" * 64)
     assert tracking.run_url(platform, run) is None
     assert tracking.version_url(platform, NAME, 3) is None
+    shown = platform.model_copy(update={"registry_ui": "https://mlflow.example"})
+    experiment = tracking.experiment_of(platform, run)
+    assert tracking.run_url(shown, run) == f"https://mlflow.example/#/experiments/{experiment}/runs/{run}"
     server = platform.model_copy(update={"registry": "http://mlflow.example:5000/"})
     assert tracking.version_url(server, NAME, 3) == "http://mlflow.example:5000/#/models/small/versions/3"
 
