@@ -58,7 +58,7 @@ class Platform(Frozen):
         base: Folder of the lake, runs, registry and serving. A relative path is refused: tasks start in many folders.
         landing: Root of relative source paths; None is ``<base>/landing``.
         registry: MLflow tracking URI; None is a SQLite file below the base.
-        registry_ui: Address of MLflow's pages, for links; None is the registry where that is an HTTP server, else no links.
+        registry_ui: Address of MLflow's pages, for links; None is the registry itself when it is an HTTP server.
         compute: For stages that `computes` does not name.
         computes: Stage name to compute.
         serving: The model server.

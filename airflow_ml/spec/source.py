@@ -30,7 +30,7 @@ class Nulls(Frozen):
 
 
 class Categories(Frozen):
-    """At most this share of a partition's values is outside what the champion's training saw, or outside ``allowed``."""
+    """At most this share of the values is outside what the champion's training saw, or outside ``allowed``."""
 
     kind: Literal["categories"] = "categories"
     max_unseen_share: float = Field(default=0.05, ge=0, le=1)
