@@ -1,6 +1,7 @@
 """Buttons of a task: its report, its MLflow run, its model version."""
 
-from typing import TYPE_CHECKING, Any
+import re
+from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from airflow.sdk import BaseOperatorLink, conf
@@ -12,7 +13,17 @@ if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
     from airflow.sdk.types import TaskInstanceKey
 
-__all__ = ["MLflowRunLink", "ModelVersionLink", "ReportLink", "StageLink", "TrainingRunLink", "links_of", "report_url"]
+_RUN_IN_LOG = re.compile(r"^MLflow run ([0-9a-f]{32})$")
+
+    "MLflowRunLink",
+    "ModelVersionLink",
+    "ReportLink",
+    "StageLink",
+    "TrainingRunLink",
+    "links_of",
+    "report_url",
+    "url_in_log",
+]
 
 
 class StageLink(BaseOperatorLink):
@@ -62,11 +73,22 @@ def links_of(result: JobResult, platform: Platform, dag_id: str, request: str) -
     ui = mlflow_ui(platform)
     run, version = result.summary.get("mlflow_run_id"), result.summary.get("version")
     if ui and run:
-        experiment: Any = result.summary.get("mlflow_experiment_id", 0)
-        links[MLflowRunLink().xcom_key] = f"{ui}/#/experiments/{experiment}/runs/{run}"
+        links[MLflowRunLink().xcom_key] = run_url(ui, str(run))
     if ui and version:
         links[ModelVersionLink().xcom_key] = f"{ui}/#/models/{result.model}/versions/{version}"
     return links
+
+
+def url_in_log(line: str, platform: Platform) -> str | None:
+    """Page of the run that a log line of a stage names: people watch a training while it runs."""
+    named = _RUN_IN_LOG.match(line)
+    ui = mlflow_ui(platform) if named else None
+    return run_url(ui, named.group(1)) if named and ui else None
+
+
+def run_url(ui: str, run: str) -> str:
+    """Page of a run; MLflow finds its experiment."""
+    return f"{ui}/#/runs/{run}"
 
 
 def mlflow_ui(platform: Platform) -> str | None:

@@ -1,6 +1,6 @@
 """`StageOperator`: a task that sends one request to a compute, waits for it, and keeps the result."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, conf
@@ -13,7 +13,7 @@ from airflow_ml.lifecycle.errors import AirflowMLError
 from airflow_ml.lifecycle.requests import Coordinates, JobRequest, JobResult
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.operators.errors import as_airflow
-from airflow_ml.operators.links import MLflowRunLink, ModelVersionLink, ReportLink, links_of
+from airflow_ml.operators.links import MLflowRunLink, ModelVersionLink, ReportLink, links_of, url_in_log
 from airflow_ml.operators.results import NOTE, note_of, to_xcom
 from airflow_ml.spec import Model, Platform
 
@@ -83,10 +83,12 @@ class StageOperator(BaseOperator):
             compute = open_compute(hook.platform.compute_for(self.stage))
             if not compute.outlives_task and _under_supervisor():
                 die_with_parent()
-            handle = compute.submit(request, hook.secrets())
+            secrets = hook.secrets()
+            handle = compute.submit(request, secrets)
             self._job = compute, handle
             self.log.info("stage %s of %s%s: %s", self.stage, self.model.name, _of(request.window), handle.folder)
-            result = wait(compute, handle, self._tell)
+            tell = self._teller(context, hook.platform, secrets.values())
+            result = wait(compute, handle, tell)
         except AirflowMLError as error:
             raise as_airflow(error) from None
         return self.finish(context, hook.platform, result, handle)
@@ -125,7 +127,7 @@ class StageOperator(BaseOperator):
     def finish(self, context: "Context", platform: Platform, result: JobResult, handle: Handle) -> dict[str, Any]:
         """Links, the note for the run, and the XCom."""
         ti = context["ti"]
-        self.links = links_of(result, platform, ti.dag_id, handle.id)
+        self.links |= links_of(result, platform, ti.dag_id, handle.id)
         note = note_of(result) if self.noted else None
         if note is not None:
             ti.xcom_push(key=NOTE, value=note)
@@ -143,16 +145,36 @@ class StageOperator(BaseOperator):
             compute, handle = self._job
             compute.cancel(handle, wait=False)
 
-    def _tell(self, line: str) -> None:
-        level, _, text = line.partition(" ")
-        if level in ("WARNING", "ERROR", "CRITICAL"):
-            (self.log.warning if level == "WARNING" else self.log.error)("%s", text)
-        else:
-            self.log.info("%s", text if level in ("INFO", "DEBUG") else line)
+    def _teller(self, context: "Context", platform: Platform, secrets: Iterable[str]) -> Callable[[str], None]:
+        """Takes the lines of the job: to the task's log, and the link to a run in MLflow as soon as it is named."""
+
+        def tell(line: str) -> None:
+            level, _, text = masked(line, secrets).partition(" ")
+            if level in ("WARNING", "ERROR", "CRITICAL"):
+                (self.log.warning if level == "WARNING" else self.log.error)("%s", text)
+            else:
+                self.log.info("%s", text if level in ("INFO", "DEBUG") else f"{level} {text}".rstrip())
+            url = url_in_log(text, platform)
+            if url is not None:
+                link = MLflowRunLink().xcom_key
+                self.links[link] = url
+                context["ti"].xcom_push(key=link, value=url)
+
+        return tell
 
 
 def _of(window: Window | None) -> str:
     return f", {window}" if window else ""
+
+
+def masked(line: str, secrets: Iterable[str]) -> str:
+    """A log line without secrets.
+
+    Airflow masks what it stores; the copy that goes to the scheduler's standard output it does not.
+    """
+    for secret in secrets:
+        line = line.replace(secret, "***") if secret else line
+    return line
 
 
 def _under_supervisor() -> bool:

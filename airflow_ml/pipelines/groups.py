@@ -33,7 +33,8 @@ from airflow_ml.spec import Model, Platform
 TASK_DEFAULTS: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
 """Airflow 3.3 may fail a deferred task that did nothing wrong (apache/airflow #71580); a repeated stage is cheap."""
 
-SENSOR: dict[str, Any] = {"poke_interval": 15, "timeout": timedelta(hours=12)}
+SENSOR: dict[str, Any] = {"poke_interval": 15, "timeout": timedelta(hours=12), "mode": "reschedule"}
+"""Where `default_deferrable` is off, a sensor that waits gives its worker back between two looks."""
 
 
 def training_dag_id(model: Model) -> str:

@@ -55,6 +55,8 @@ class Train(Stage):
         with ctx.timed("open MLflow run"):
             shown = {**params, "seed": training.seed, "workers": training.workers, "window": str(ctx.window)}
             run_id = tracking.start_run(ctx.platform, ctx.model.name, ctx.fingerprint, shown)
+        # The operator links to the run as soon as it reads this.
+        log.info("MLflow run %s", run_id)
         progress = Progress(parse(params, own_fit=training.fit is not None).epochs)
 
         def on_event(event: Event) -> None:

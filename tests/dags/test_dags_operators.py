@@ -218,6 +218,21 @@ def test_the_xcom_is_small_and_the_links_are_there(model, platform, script, run_
     assert not pushed["gates", "_link_MLflowRunLink"]
 
 
+def test_the_run_in_mlflow_is_linked_while_the_training_runs(model, platform, script, run_dag, xcoms):
+    """The job fails after it has named its run: the link was there before."""
+    script(train={"do": "fail", "error": "TrainingFailed", "first": [f"INFO MLflow run {'a' * 32}"]})
+    with DAG("early", schedule=None) as dag:
+        TrainModelOperator(
+            task_id="train",
+            model=model,
+            platform=platform.model_copy(update={"registry_ui": "http://mlflow:5000"}),
+            start="2013-01-01",
+            end="2013-03-01",
+        )
+    run, _ = run_dag(dag, logical_date=DAY)
+    assert xcoms(run)["train", "_link_MLflowRunLink"] == f"http://mlflow:5000/#/runs/{'a' * 32}"
+
+
 def test_mlflow_links_need_a_server(platform):
     from airflow_ml.lifecycle.requests import JobResult
     from airflow_ml.operators.links import links_of
@@ -228,24 +243,25 @@ def test_mlflow_links_need_a_server(platform):
         fingerprint="f",
         spec_hash="5",
         code_version="1",
-        summary={"version": 3, "mlflow_run_id": "abc", "mlflow_experiment_id": "7"},
+        summary={"version": 3, "mlflow_run_id": "abc"},
     )
     assert links_of(result, platform, "d", "r") == {}
     served = platform.model_copy(update={"registry_ui": "http://mlflow:5000/"})
     assert links_of(result, served, "d", "r") == {
-        "_link_MLflowRunLink": "http://mlflow:5000/#/experiments/7/runs/abc",
+        "_link_MLflowRunLink": "http://mlflow:5000/#/runs/abc",
         "_link_ModelVersionLink": "http://mlflow:5000/#/models/small/versions/3",
     }
 
 
-def test_a_secret_reaches_the_job_and_no_request_xcom_or_template(model, platform, script, run_dag, xcoms, monkeypatch):
-    """That the log masks it needs a task's own process: see tests/system."""
+def test_a_secret_reaches_the_job_and_no_request_xcom_template_or_log(
+    model, platform, script, run_dag, xcoms, monkeypatch, capfd
+):
     from airflow.models.renderedtifields import RenderedTaskInstanceFields
     from airflow.utils.session import create_session
 
     secret = "planted-7f3a91"
     monkeypatch.setenv("AIRFLOW_CONN_VAULT", f'{{"conn_type": "http", "password": "{secret}"}}')
-    script(ingest={"count": ["TOKEN"]})
+    script(ingest={"count": ["TOKEN"], "tell": ["TOKEN"]})
     with DAG("secret", schedule=None) as dag:
         IngestOperator(
             task_id="ingest", model=model, platform=platform.model_copy(update={"connections": {"TOKEN": "vault"}})
@@ -261,6 +277,9 @@ def test_a_secret_reaches_the_job_and_no_request_xcom_or_template(model, platfor
         rendered = [str(row.rendered_fields) for row in session.query(RenderedTaskInstanceFields)]
     assert rendered
     assert secret not in str(pushed) + str(rendered)
+    shown = "".join(capfd.readouterr())
+    assert f"the token has {len(secret)} characters: ***" in shown
+    assert secret not in shown
 
 
 @pytest.mark.parametrize("operator", [IngestOperator, TrainModelOperator, ReleaseModelOperator])

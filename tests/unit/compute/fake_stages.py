@@ -33,7 +33,7 @@ def main(request_path: str, response_path: str) -> int:
     if script.exists():
         params = params | json.loads(script.read_text()).get(request["stage"], {})
     action = params.get("do", "succeed")
-    print(f"INFO doing {action}", flush=True)
+    print("\n".join([*params.get("first", []), f"INFO doing {action}"]), flush=True)
     if action == "family":
         # One that ignores SIGTERM, one also in a session of its own, and one there whose parent is gone.
         subprocess.Popen([sys.executable, "-c", STUBBORN, params["tag"]])
