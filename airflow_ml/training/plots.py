@@ -63,7 +63,10 @@ def scores(negative: Any, positive: Any) -> str:
 
 def learning(history: Sequence[Mapping[str, Any]], best_epoch: int) -> str:
     """Losses by epoch, and the validation ROC AUC on an axis of its own."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _axes("Epoch", "Log loss", width=7.0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for name, label, color in (("train_loss", "training", _GREY), ("validation_loss", "validation", CANDIDATE)):
         points = [(entry["epoch"], entry[name]) for entry in history if entry.get(name) is not None]
         if points:
