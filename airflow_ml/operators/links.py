@@ -15,16 +15,6 @@ if TYPE_CHECKING:
 
 _RUN_IN_LOG = re.compile(r"^MLflow run ([0-9a-f]{32})$")
 
-    "MLflowRunLink",
-    "ModelVersionLink",
-    "ReportLink",
-    "StageLink",
-    "TrainingRunLink",
-    "links_of",
-    "report_url",
-    "url_in_log",
-]
-
 
 class StageLink(BaseOperatorLink):
     """A link that a stage operator knows after its job: it is stored as an XCom, where the UI finds it."""
