@@ -225,13 +225,16 @@ class LakeTable:
                 # again.
                 table = self._load(None)
                 now = _fences(table, fingerprints)
-                if all(now[day] == fence(print_) for day, print_ in fingerprints.items()):
+                wanted = {day: fence(print_) for day, print_ in fingerprints.items()}
+                if now == wanted:
                     attempt.discard()
                     return table.version()
-                if now != before:
+                # What another writer made from the same inputs is no conflict: overlapping windows share days.
+                foreign = [day for day in wanted if now[day] not in (before[day], wanted[day])]
+                if foreign:
                     raise CommitConflict(
                         "another writer committed this partition from other inputs meanwhile",
-                        where=f"table {self.path}, {', '.join(str(d) for d in now if now[d] != before[d])}",
+                        where=f"table {self.path}, {', '.join(map(str, foreign))}",
                         remedy="run the stage again; it then starts from the newer inputs",
                     )
                 return self._write(table, attempt, fingerprints, schema, metadata or {})

@@ -161,6 +161,14 @@ def test_an_old_try_does_not_overwrite_what_a_newer_one_committed(table):
     assert table.read()["a"].to_pylist()[0] == "newer inputs-0"
 
 
+def test_overlapping_windows_of_the_same_inputs_are_no_conflict(table):
+    late = days(6)[3:]
+    seen = table.fences(late)
+    commit(table, dict.fromkeys(days(5), "same"))
+    commit(table, dict.fromkeys(late, "same"), expected=seen)
+    assert table.snapshot().rows == dict.fromkeys(days(6), 3)
+
+
 KILLED = textwrap.dedent(
     """
     import os, signal, sys

@@ -1,0 +1,119 @@
+"""The command line: what a user reads when something is wrong, and that the stages are the same as in Airflow."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from airflow_ml.cli import app
+
+RIGHT = """
+from airflow_ml import Column, Features, Files, Label, Model, Schema, at_least
+schema = Schema(columns=(Column(name="id", type="string"), Column(name="y", type="int")), key="id")
+toy = Model(
+    name="toy",
+    source=Files(path="raw/{ds}.csv.gz", schema=schema),
+    features=Features(build="toy_code:build", entity="id", event_time="at", numeric=("x",)),
+    label=Label(compute="toy_code:label", delay="1d", source=Files(path="outcomes/{ds}.csv.gz", schema=schema)),
+    gates=(at_least("roc_auc", 0.7),),
+    start="2013-01-01",
+)
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with a model that is right, and a base of its own."""
+    (tmp_path / "toy_model.py").write_text(RIGHT)
+    (tmp_path / "toy_code.py").write_text("def build(inputs): ...\n\ndef label(outcomes): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for name in [key for key in os.environ if key.startswith("AIRFLOW_ML_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AIRFLOW_ML_BASE", str(tmp_path / "base"))
+    yield tmp_path
+    for module in ("toy_model", "toy_code"):
+        sys.modules.pop(module, None)
+
+
+def call(*arguments: str):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def edit(project: Path, old: str, new: str) -> None:
+    text = RIGHT.replace(old, new)
+    assert text != RIGHT
+    (project / "toy_model.py").write_text(text)
+
+
+def test_a_right_declaration_passes(project):
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 0, done.output
+    assert "toy: ok" in done.output
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "fix"),
+    [
+        ('gates=(at_least("roc_auc", 0.7),),', "", "Model.gates", "add it"),
+        ('name="toy"', 'name="Toy Model"', "Model.name", "lower-case"),
+        ('delay="1d"', 'delay="one day"', "Label.delay", "14d"),
+        ('numeric=("x",)', 'numerc=("x",)', "Features.numerc", "check the spelling"),
+        ("{ds}.csv.gz", "all.csv.gz", "Files.path", "put '{ds}'"),
+        ('"toy_code:build"', '"toy_code.build"', "Features.build", "package.module:function"),
+        ('"toy_code:build"', '"toy_code:biuld"', "features.build", "define the function"),
+        ('"toy_code:label"', '"no_such_module:label"', "label.compute", "install the package"),
+        ('start="2013-01-01"', 'start="soon"', "Model.start", "change the value"),
+    ],
+)
+def test_a_wrong_declaration_is_refused_with_the_field_and_the_fix(project, old, new, field, fix):
+    edit(project, old, new)
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 1
+    assert field in done.output
+    assert fix in done.output
+    assert "Traceback" not in done.output
+
+
+def test_checking_imports_entry_points_in_another_process(project):
+    (project / "toy_code.py").write_text("import os\nos._exit(7)\n")
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 1
+    assert "ended the process" in done.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("run", "ingest", "no_such_model"), "no model 'no_such_model'"),
+        (("run", "trian", "toy_model:toy", "--from", "2013-01-01"), "there is no stage 'trian'"),
+        (("run", "ingest", "toy_model:toy"), "needs a window"),
+        (("run", "ingest", "toy_model:toy", "--from", "2013-02-01", "--to", "2013-01-01"), "swap"),
+        (("run", "ingest", "toy_model:toy", "--from", "yesterday"), "2013-01-31"),
+        (("run", "ingest", "toy_model:toy", "--from", "2013-01-01", "--param", "version"), "has no value"),
+        (("run", "ingest", "toy_model:toy", "--from", "2013-01-01"), "has not landed"),
+    ],
+)
+def test_a_wrong_command_says_what_and_the_remedy(project, arguments, says):
+    done = call(*arguments)
+    assert done.exit_code == 1
+    assert says in done.output
+    assert "Traceback" not in done.output
+
+
+def test_a_new_base_has_a_status(project):
+    done = call("status", "toy_model:toy", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["champions"] == []
+    assert "none yet" in call("status", "toy_model:toy").output
+
+
+def test_the_command_line_starts_without_an_engine():
+    code = "import sys, airflow_ml.cli; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    for heavy in ("torch", "tensorflow", "pyspark", "pandas", "mlflow", "deltalake", "evidently"):
+        assert f"'{heavy}'" not in loaded

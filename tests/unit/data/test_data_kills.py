@@ -1,0 +1,68 @@
+"""Kill −9 before and after each persisted step of a data stage: the retry ends as an undisturbed run does."""
+
+import signal
+from pathlib import Path
+
+import pytest
+
+from airflow_ml.examples.flights.model import flights
+from airflow_ml.examples.flights.world import World
+from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.requests import JobRequest
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.spec import Platform
+from tests.support.killing import COMMIT_MOMENTS, run_in_process
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+RAW = Window.of("2013-01-01", "2013-01-04")
+KNOWN = Window.of("2013-01-01", "2013-01-02")
+TABLES = {"ingest": "raw", "ingest_outcomes": "outcomes", "features": "features"}
+
+
+def request(base: Path, stage: str) -> JobRequest:
+    window = KNOWN if stage == "ingest_outcomes" else RAW
+    return JobRequest(stage=stage, model=flights, platform=Platform(base=str(base)), window=window)
+
+
+def state(base: Path, stage: str) -> tuple[dict, list[dict]]:
+    """Fences and rows of a stage's table."""
+    table = LakeTable(base / "lake/flights" / TABLES[stage])
+    rows = table.read().to_pylist()
+    return table.fences(RAW), sorted(rows, key=lambda row: row["flight_id"])
+
+
+def prepare(base: Path, stage: str) -> None:
+    """Everything that the stage reads."""
+    world = World(base / "landing")
+    world.deliver(RAW)
+    world.deliver_outcomes(KNOWN)
+    for earlier in ("ingest", "ingest_outcomes")[: 2 if stage == "features" else 0]:
+        code, _, output = run_in_process(request(base, earlier))
+        assert code == 0, output
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """State after a run that nobody killed, by stage."""
+    base = tmp_path_factory.mktemp("undisturbed")
+    prepare(base, "features")
+    code, _, output = run_in_process(request(base, "features"))
+    assert code == 0, output
+    return {stage: state(base, stage) for stage in TABLES}
+
+
+@pytest.mark.parametrize("moment", COMMIT_MOMENTS)
+@pytest.mark.parametrize("stage", TABLES)
+def test_the_retry_of_a_killed_stage_ends_in_the_same_state(tmp_path, undisturbed, stage, moment):
+    prepare(tmp_path, stage)
+    code, _, output = run_in_process(request(tmp_path, stage), moment)
+    assert code == -signal.SIGKILL, output
+    table = LakeTable(tmp_path / "lake/flights" / TABLES[stage])
+    landed = COMMIT_MOMENTS.index(moment) >= COMMIT_MOMENTS.index("after commit")
+    assert (table.missing(request(tmp_path, stage).window) == []) == landed
+    code, result, output = run_in_process(request(tmp_path, stage))
+    assert code == 0, output
+    assert state(tmp_path, stage) == undisturbed[stage]
+    assert result.outputs[TABLES[stage]].version == 1, "the table was created and committed once"
+    assert result.reused == (moment == "after result")
