@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable
+from pydantic import BaseModel
 
 from airflow_ml.pipelines import groups
 from airflow_ml.pipelines.docs import doc
@@ -31,8 +32,9 @@ def model_dags(model: Model, platform: Platform | None = None) -> dict[str, DAG]
     at_midnight, after_the_day = _schedules(model)
     with _dag(model, "data", schedule=at_midnight, params=form(WindowForm), max_active_runs=2) as data:
         groups.data_tasks(model, platform)
-    with _dag(model, "training", schedule=None, params=form(training_form(model)), max_active_runs=1) as training:
-        groups.training_tasks(model, platform, _overrides(model))
+    choices = training_form(model)
+    with _dag(model, "training", schedule=None, params=form(choices), max_active_runs=1) as training:
+        groups.training_tasks(model, platform, _overrides(model, choices))
     with _dag(model, "scoring", schedule=at_midnight, params=form(ScoringForm), max_active_runs=4) as scoring:
         groups.scoring_tasks(model, platform)
     with _dag(model, "monitoring", schedule=after_the_day, params=form(WindowForm), max_active_runs=1) as monitoring:
@@ -64,9 +66,9 @@ def _schedules(model: Model) -> tuple[Any, Any]:
     return MidnightUntil(model.end), DayOverUntil(model.end)
 
 
-def _overrides(model: Model) -> str | None:
+def _overrides(model: Model, choices: type[BaseModel]) -> str | None:
     """A template: JSON of the form's training parameters, null where nobody set one."""
-    names = [name for name in training_form(model).model_fields if name in model.training.params]
+    names = [name for name in choices.model_fields if name in model.training.params]
     if not names:
         return None
     entries = ", ".join(f"{json.dumps(name)}: params.get({json.dumps(name)})" for name in names)

@@ -1,6 +1,7 @@
 """Params of the DAGs as forms: pydantic models to the JSON schemas that Airflow's trigger form shows."""
 
 from datetime import date
+from functools import cache
 from typing import Any
 
 from airflow.sdk import Param
@@ -64,8 +65,14 @@ def form(model: type[BaseModel]) -> dict[str, Param]:
 
     Airflow's form knows ``type`` with a list of names, and neither ``anyOf`` nor references.
     """
+    return {name: _param(schema) for name, schema in _properties(model).items()}
+
+
+@cache
+def _properties(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Making a schema takes longer than a DAG, and the forms of all models but one are the same."""
     properties: dict[str, dict[str, Any]] = model.model_json_schema(by_alias=True)["properties"]
-    return {name: _param(schema) for name, schema in properties.items()}
+    return properties
 
 
 def _param(schema: dict[str, Any]) -> Param:

@@ -23,6 +23,7 @@ os.environ |= {
     "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
     "AIRFLOW__CORE__UNIT_TEST_MODE": "False",
     "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{HOME}/airflow.db",
+    "AIRFLOW__CORE__TEST_CONNECTION": "Enabled",
     "AIRFLOW__API__BASE_URL": "http://airflow.test",
     "AIRFLOW__LOGGING__LOGGING_LEVEL": "INFO",
     "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "ann:viewer,eve:viewer",
@@ -137,3 +138,25 @@ def committed(platform, model):
         return lake.commit(attempt, {day: fingerprint(str(day)) for day in dates}, schema)
 
     return commit
+
+
+@pytest.fixture(scope="session")
+def client(airflow_db):
+    """The API server with the plugin, as Airflow builds it."""
+    from airflow.api_fastapi.app import create_app
+    from fastapi.testclient import TestClient
+
+    with TestClient(create_app(apps="core"), raise_server_exceptions=False) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def token(client):
+    """Makes tokens of users with a role."""
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+
+    def make(role):
+        return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="ann", role=role))
+
+    return make

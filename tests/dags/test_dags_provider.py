@@ -112,6 +112,22 @@ def test_the_test_button(monkeypatch, tmp_path):
     assert "absolute" in text
 
 
+@pytest.mark.parametrize(("base", "good"), [("", True), ("relative/", False)])
+def test_the_test_button_in_the_api_server(client, token, tmp_path, base, good):
+    body = {"connection_id": "ml", "conn_type": "airflow_ml", "extra": json.dumps({"base": base or str(tmp_path)})}
+    headers = {"Authorization": f"Bearer {token('admin')}"}
+    answer = client.post("/api/v2/connections/test", json=body, headers=headers)
+    assert answer.status_code == 200
+    assert answer.json()["status"] is good, answer.json()
+
+
+def test_the_form_of_a_connection_is_known_without_importing_the_hook(client, token):
+    answer = client.get("/ui/connections/hook_meta", headers={"Authorization": f"Bearer {token('admin')}"})
+    (form,) = [found for found in answer.json() if found["connection_type"] == "airflow_ml"]
+    assert {"base", "landing", "platform"} <= form["extra_fields"].keys()
+    assert form["standard_fields"]["password"]["hidden"]
+
+
 def test_a_mounted_repository_registers_nothing_beside_the_entry_point():
     code = "import runpy; print([k for k in runpy.run_path('plugins/airflow_ml_plugin.py') if 'Plugin' in k])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)

@@ -11,28 +11,6 @@ from airflow_ml.lifecycle.requests import FileOutput, JobResult
 HTML = "<html><b>drift</b></html>"
 
 
-@pytest.fixture(scope="module")
-def client(airflow_db):
-    """The API server with the plugin, as Airflow builds it."""
-    from airflow.api_fastapi.app import create_app
-    from fastapi.testclient import TestClient
-
-    with TestClient(create_app(apps="core"), raise_server_exceptions=False) as client:
-        yield client
-
-
-@pytest.fixture(scope="module")
-def token(client):
-    """Makes tokens of users with a role."""
-    from airflow.api_fastapi.app import get_auth_manager
-    from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-
-    def make(role):
-        return get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="ann", role=role))
-
-    return make
-
-
 @pytest.fixture
 def result(tmp_path, monkeypatch):
     """A result with a report, as a task of the DAG `small_monitoring` received it; returns the request's id."""
