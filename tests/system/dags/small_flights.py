@@ -3,11 +3,17 @@
 from airflow_ml import at_least, beats_champion, servable
 from airflow_ml.examples.flights.model import flights
 from airflow_ml.pipelines import model_dags
+from airflow_ml.spec import Split
 
 small = flights.model_copy(
     update={
         "training": flights.training.model_copy(
-            update={"window": 43, "params": {**flights.training.params, "epochs": 2}, "min_labels": 1000}
+            update={
+                "window": 43,
+                "split": Split(validation=7, test=7),
+                "params": {**flights.training.params, "epochs": 5, "batch_size": 512},
+                "min_labels": 1000,
+            }
         ),
         "gates": (at_least("roc_auc", 0.55), beats_champion("roc_auc", by=-0.05), servable()),
         "monitoring": flights.monitoring.model_copy(update={"drifted_share": 0.01, "window": 3}),
