@@ -31,7 +31,7 @@ class Horovod(Frozen):
         window: Days of labelled partitions in a training set.
         split: How the window is split.
         params: For ``fit``. The built-in network knows epochs, batch_size (global), learning_rate, warmup_epochs,
-            patience, hidden, embedding, dropout, weight_decay.
+            patience, hidden, embedding, bins, dropout, weight_decay.
         seed: Everything random comes from here.
         min_labels: A training set with fewer labelled rows in its train split is refused.
         min_count: A category that the train split saw less often is treated as unknown.
