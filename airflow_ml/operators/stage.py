@@ -81,8 +81,11 @@ class StageOperator(BaseOperator):
         try:
             request = self.request(context, hook.platform)
             compute = open_compute(hook.platform.compute_for(self.stage))
-            if not compute.outlives_task and _under_supervisor():
-                die_with_parent()
+            if not compute.outlives_task:
+                if self.deferrable:
+                    self.log.info("the job ends with its task, so the task waits for it in the worker")
+                if _under_supervisor():
+                    die_with_parent()
             secrets = hook.secrets()
             handle = compute.submit(request, secrets)
             self._job = compute, handle
