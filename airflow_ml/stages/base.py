@@ -11,6 +11,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow_ml.lake import Attempt, LakeTable
+from airflow_ml.lifecycle.errors import CommitConflict
 from airflow_ml.lifecycle.fingerprints import fingerprint
 from airflow_ml.lifecycle.requests import FileOutput, JobResult, TableOutput
 from airflow_ml.spec import Model
@@ -55,6 +56,26 @@ class Stage(ABC):
         """Whether an earlier result with this fingerprint still describes the world."""
         return True
 
+    def require_settled(self, ctx: StageContext) -> None:
+        """Make sure that the inputs are those that were identified.
+
+        Looked at before the work, because another process may have held the lock meanwhile, and again before anything
+        is published: a result says what it was made from, so it must have been made from that.
+
+        Raises:
+            CommitConflict: They changed.
+        """
+        now = self.identify(ctx)
+        if now != ctx.identity:
+            changed = sorted(
+                name for name in now.keys() | ctx.identity.keys() if now.get(name) != ctx.identity.get(name)
+            )
+            raise CommitConflict(
+                f"inputs changed while the stage ran: {', '.join(changed)}",
+                where=f"stage {self.name} of {ctx.model.name}",
+                remedy="run the stage again; it then starts from the newer inputs",
+            )
+
 
 class PartitionStage(Stage):
     """A stage that commits one partition a day, in one commit for the whole window.
@@ -98,6 +119,9 @@ class PartitionStage(Stage):
         table = self.table(ctx)
         wanted = _wanted(ctx)
         expected = table.fences(wanted)
+        # In this order: who commits from newer inputs after the fences were read is found by the commit, and who did
+        # before is found here.
+        self.require_settled(ctx)
         stale = table.stale(wanted)
         summary: dict[str, Any] = {"built": [day.isoformat() for day in stale], "current": len(wanted) - len(stale)}
         if stale:
@@ -105,6 +129,7 @@ class PartitionStage(Stage):
             try:
                 with ctx.timed("build"):
                     schema, facts = self.build(ctx, stale, attempt)
+                self.require_settled(ctx)
                 with ctx.timed("commit"):
                     table.commit(
                         attempt,

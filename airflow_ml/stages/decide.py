@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml.lake import Attempt, LakeTable
-from airflow_ml.lifecycle.errors import CommitConflict
 from airflow_ml.lifecycle.observations import Observation
 from airflow_ml.lifecycle.requests import JobResult
 from airflow_ml.lifecycle.retraining import Decision, LedgerEntry, Training, decide, reach, run_id, unsettled
@@ -63,12 +62,6 @@ class Decide(PartitionStage):
         monitor = ctx.upstream("monitor")
         seen = _observation(monitor)
         started = _started(ctx)
-        if self.identify(ctx) != ctx.identity:
-            raise CommitConflict(
-                "the observation or the ledger changed while this began",
-                where=f"model {ctx.model.name}, {ctx.window}",
-                remedy="run the stage again; it then starts from the newer inputs",
-            )
         decision = _standing(ctx) or decide(seen, ctx.model, started)
         schema = _schema()
         row = _row(seen, decision, monitor)

@@ -53,7 +53,8 @@ class Register(Stage):
                 "the gate report is about another model", where=gate_report.uri, remedy="run the stage gates again"
             )
         with ctx.timed("register"):
-            run_id = tracking.start_run(ctx.platform, ctx.model.name, trained.fingerprint)
+            said = {"airflow_ml.verdict": report.verdict, "mlflow.note.content": _note(report)}
+            run_id = tracking.start_run(ctx.platform, ctx.model.name, trained.fingerprint, tags=said)
             version = versions.register(
                 ctx.platform,
                 ctx.model.name,
@@ -104,6 +105,11 @@ class Register(Stage):
                 "mlflow_uri": tracking.version_url(ctx.platform, ctx.model.name, version),
             },
         )
+
+
+def _note(report: GateReport) -> str:
+    """What MLflow shows at the top of the training's run."""
+    return report.verdict + "".join(f"\n- {reason}" for reason in report.reasons)
 
 
 def _lineage(

@@ -113,13 +113,15 @@ def execute(request: JobRequest) -> JobResult:
         found = read_result(ctx.folder / "result.json")
         if found is not None and stage.still_true(ctx, found):
             log.info("done before, with the same inputs: %s", found.uri)
-            return found.model_copy(update={"reused": True})
+            return _renewed(found, request).model_copy(update={"reused": True})
+        stage.require_settled(ctx)
         try:
             outcome = stage.run(ctx)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
                 raise
             raise storage_error(error, Path(error.filename or ctx.folder)) from error
+        stage.require_settled(ctx)
         result = JobResult(
             stage=stage.name,
             model=request.model.name,
@@ -142,6 +144,19 @@ def execute(request: JobRequest) -> JobResult:
         _clean(ctx)
     log.info("stage %s: %d rows in %.1f s", stage.name, result.rows, result.wall_s)
     return result
+
+
+def _renewed(found: JobResult, request: JobRequest) -> JobResult:
+    """The result, bound to today's declaration.
+
+    Its fingerprint says that nothing that decides it has changed; later stages of the run compare whole declarations,
+    and must not refuse it for a word in the description.
+    """
+    if found.spec_hash == request.spec_hash:
+        return found
+    renewed = found.model_copy(update={"spec_hash": request.spec_hash})
+    write_atomically(Path(found.uri), renewed.model_dump_json(indent=2))
+    return renewed
 
 
 def _clean(ctx: StageContext) -> None:

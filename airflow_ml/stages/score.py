@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml.lake import Attempt, LakeTable
-from airflow_ml.lifecycle.errors import CommitConflict, MissingPartition, NotReleasable, ServingError
+from airflow_ml.lifecycle.errors import MissingPartition, NotReleasable, ServingError
 from airflow_ml.lifecycle.releases import Release
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.registry import champions
@@ -69,12 +69,6 @@ class Score(PartitionStage):
         release = release_to_score(ctx)
         features = ctx.table("features")
         pinned = features.snapshot().version
-        if self.identify(ctx) != ctx.identity:
-            raise CommitConflict(
-                "the features or the champion changed while this began",
-                where=f"model {ctx.model.name}, {ctx.window}",
-                remedy="run the stage again; it then starts from the newer inputs",
-            )
         saved_model = verify(release.saved_model.uri, release.saved_model.sha256)
         with ctx.timed("load model"):
             from airflow_ml.serving.scorer import SavedModelScorer

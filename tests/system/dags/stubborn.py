@@ -7,7 +7,7 @@ from airflow.sdk import DAG
 from airflow_ml import Column, Features, Files, Label, Model, Schema, at_least
 from airflow_ml.operators import IngestOutcomesOperator
 
-stubborn = Model(
+MODEL = Model(
     name="stubborn",
     source=Files(path="stubborn/{ds}.csv.gz", schema=Schema(columns=(Column(name="id", type="string"),), key="id")),
     features=Features(build="stubborn_user:build", entity="id", event_time="at", numeric=("x",)),
@@ -29,5 +29,5 @@ for name, options in {
     "stubborn_retried": {"retries": 3, "retry_delay": timedelta(seconds=1)},
 }.items():
     with DAG(dag_id=name, schedule=None) as dag:
-        IngestOutcomesOperator(task_id="ingest", model=stubborn, start="2013-01-01", end="2013-01-01", **options)
+        IngestOutcomesOperator(task_id="ingest", model=MODEL, start="2013-01-01", end="2013-01-01", **options)
     globals()[name] = dag

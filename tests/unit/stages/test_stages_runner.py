@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from airflow_ml.lake import LakeTable
-from airflow_ml.lifecycle.errors import BaseError, MissingResult, NameTaken, SpecChanged, SpecError
+from airflow_ml.lifecycle.errors import BaseError, CommitConflict, MissingResult, NameTaken, SpecChanged, SpecError
 from airflow_ml.lifecycle.fingerprints import fingerprint
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
@@ -90,6 +90,34 @@ class TestResults:
     def test_a_part_of_the_spec_that_the_stage_does_not_use_changes_nothing(self, tmp_path):
         runner.execute(request(tmp_path))
         assert runner.execute(request(tmp_path, model=small_model(description="other words"))).reused
+
+    def test_a_repeated_stage_belongs_to_the_declaration_of_the_repetition(self, tmp_path):
+        """Clearing a run after a change that decides nothing here is the remedy that `SpecChanged` names."""
+        runner.execute(request(tmp_path))
+        changed = small_model(description="other words")
+        again = runner.execute(request(tmp_path, model=changed))
+        assert again.reused
+        later = request(tmp_path, model=changed, inputs={"train": again.uri})
+        assert runner.identify(later, CountingStage()).upstream("train").fingerprint == again.fingerprint
+
+    @pytest.mark.parametrize("moment", ["while it waited", "while it built"])
+    def test_inputs_that_change_under_a_stage_are_not_published(self, tmp_path, monkeypatch, moment):
+        source = {"is": "a"}
+        monkeypatch.setattr(DayStage, "inputs", lambda self, ctx: dict.fromkeys(ctx.window, source["is"]))
+        build = DayStage.build
+
+        def building(self, ctx, days, attempt):
+            source["is"] = "b"
+            return build(self, ctx, days, attempt)
+
+        if moment == "while it built":
+            monkeypatch.setattr(DayStage, "build", building)
+        else:
+            identify = runner.identify
+            monkeypatch.setattr(runner, "identify", lambda *args: (identify(*args), source.update({"is": "b"}))[0])
+        with pytest.raises(CommitConflict, match="inputs changed while the stage ran: partitions"):
+            runner.execute(request(tmp_path, "ingest", window=Window.of("2013-01-01")))
+        assert LakeTable(tmp_path / "lake/small/raw").missing([date(2013, 1, 1)])
 
     def test_a_result_is_found_by_its_fingerprint(self, tmp_path):
         assert runner.find(request(tmp_path)) is None
