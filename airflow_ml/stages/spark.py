@@ -65,9 +65,14 @@ def spark_session(name: str) -> Iterator["SparkSession"]:
     os.environ["JAVA_HOME"] = java_home()
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
-    builder = SparkSession.builder.master(f"local[{CORES}]").appName(name)
-    progress = {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()}
-    for key, value in (_SETTINGS | progress).items():
+    builder = SparkSession.builder.appName(name)
+    settings = _SETTINGS | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()}
+    if "PYSPARK_GATEWAY_PORT" in os.environ:
+        # Started by spark-submit, which says where Spark runs; what a query means is still ours to say.
+        settings = {key: value for key, value in settings.items() if key.startswith("spark.sql.")}
+    else:
+        builder = builder.master(f"local[{CORES}]")
+    for key, value in settings.items():
         builder = builder.config(key, value)
     session = builder.getOrCreate()
     try:

@@ -141,8 +141,8 @@ flights = Model(
         min_count=5,
     ),
     gates=(
-        # What two weeks can be told apart by varies from .61 to .78 over the year, whatever the model; how good a model is
-        # shows against the champion on the same rows.
+        # What a fortnight allows varies from .61 to .78 over the year, whatever the model; how good a model is shows
+        # against the champion on the same rows.
         at_least("roc_auc", 0.62, min_rows=2000),
         at_most("log_loss", 0.6, min_rows=2000),
         beats_champion("roc_auc", by=-0.005, min_rows=2000),

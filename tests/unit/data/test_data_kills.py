@@ -1,5 +1,6 @@
 """Kill −9 before and after each persisted step of a data stage: the retry ends as an undisturbed run does."""
 
+import shutil
 import signal
 from pathlib import Path
 
@@ -32,21 +33,24 @@ def state(base: Path, stage: str) -> tuple[dict, list[dict]]:
     return table.fences(RAW), sorted(rows, key=lambda row: row["flight_id"])
 
 
-def prepare(base: Path, stage: str) -> None:
-    """Everything that the stage reads."""
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory):
+    """A base with everything that the stages read: landing files, raw and outcomes."""
+    base = tmp_path_factory.mktemp("inputs")
     world = World(base / "landing")
     world.deliver(RAW)
     world.deliver_outcomes(KNOWN)
-    for earlier in ("ingest", "ingest_outcomes")[: 2 if stage == "features" else 0]:
-        code, _, output = run_in_process(request(base, earlier))
+    for stage in ("ingest", "ingest_outcomes"):
+        code, _, output = run_in_process(request(base, stage))
         assert code == 0, output
+    return base
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """State after a run that nobody killed, by stage."""
+def undisturbed(inputs, tmp_path_factory):
+    """State after runs that nobody killed, by stage."""
     base = tmp_path_factory.mktemp("undisturbed")
-    prepare(base, "features")
+    shutil.copytree(inputs, base, dirs_exist_ok=True)
     code, _, output = run_in_process(request(base, "features"))
     assert code == 0, output
     return {stage: state(base, stage) for stage in TABLES}
@@ -54,8 +58,10 @@ def undisturbed(tmp_path_factory):
 
 @pytest.mark.parametrize("moment", COMMIT_MOMENTS)
 @pytest.mark.parametrize("stage", TABLES)
-def test_the_retry_of_a_killed_stage_ends_in_the_same_state(tmp_path, undisturbed, stage, moment):
-    prepare(tmp_path, stage)
+def test_the_retry_of_a_killed_stage_ends_in_the_same_state(tmp_path, inputs, undisturbed, stage, moment):
+    shutil.copytree(inputs / "landing", tmp_path / "landing")
+    if stage == "features":
+        shutil.copytree(inputs / "lake", tmp_path / "lake")
     code, _, output = run_in_process(request(tmp_path, stage), moment)
     assert code == -signal.SIGKILL, output
     table = LakeTable(tmp_path / "lake/flights" / TABLES[stage])

@@ -1,0 +1,9 @@
+"""Entry points of the models of these tests."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+
+def positive(outcomes: pa.Table) -> pa.ChunkedArray:
+    """Whether ``n`` is above zero."""
+    return pc.greater(outcomes["n"], 0)

@@ -1,0 +1,209 @@
+"""Landing files that are refused: with the file, the row and the remedy, and nothing committed."""
+
+import gzip
+from datetime import date
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from airflow_ml import Column, Files, Label, Schema, Volume, categories, in_range, nulls
+from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.errors import AirflowMLError, BadFile, DataBroken, MissingPartition
+from airflow_ml.lifecycle.requests import JobRequest
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.spec import Platform
+from airflow_ml.stages.runner import execute
+from tests.support.models import small_model
+
+SCHEMA = Schema(
+    columns=(
+        Column(name="id", type="string"),
+        Column(name="n", type="int", checks=(in_range(0, 100),)),
+        Column(name="x", type="float", nullable=True, checks=(nulls(0.5), in_range(-10, 10, severity="warn"))),
+        Column(name="kind", type="string", checks=(categories(0.0, ("a", "b"), severity="warn"),)),
+        Column(name="at", type="timestamp"),
+    ),
+    key="id",
+    volume=Volume(min_ratio=0.5, max_ratio=2.0, trailing="7d", severity="warn"),
+)
+HEADER = "id,n,x,kind,at"
+DAY = date(2013, 1, 1)
+
+
+def rows(count: int, start: int = 0, **changes: str) -> str:
+    values = {"n": "{i}", "x": "0.5", "kind": "a", "at": "2013-01-01 10:00:00"} | changes
+    line = ",".join(["r{i}", values["n"], values["x"], values["kind"], values["at"]])
+    return "\n".join([HEADER, *(line.format(i=i) for i in range(start, start + count))]) + "\n"
+
+
+class Zone:
+    """A landing zone, and the stages over it."""
+
+    def __init__(self, base):
+        self.base = base
+        self.model = small_model(
+            source=Files(path="raw/{ds}.csv.gz", schema=SCHEMA),
+            label=Label(
+                compute="tests.unit.data.labels:positive",
+                delay="1d",
+                source=Files(path="out/{ds}.csv.gz", schema=SCHEMA),
+            ),
+        )
+
+    def put(self, day: str, content: str | bytes, folder: str = "raw", compress: bool = True) -> None:
+        path = self.base / "landing" / folder / f"{day}.csv.gz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        data = content.encode() if isinstance(content, str) else content
+        path.write_bytes(gzip.compress(data, mtime=0) if compress else data)
+
+    def run(self, stage: str, start: str, end: str | None = None):
+        request = JobRequest(
+            stage=stage, model=self.model, platform=Platform(base=str(self.base)), window=Window.of(start, end)
+        )
+        return execute(request)
+
+    @property
+    def raw(self) -> LakeTable:
+        return LakeTable(self.base / "lake/small/raw")
+
+
+@pytest.fixture
+def zone(tmp_path):
+    return Zone(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "empty"),
+        (gzip.compress(b""), "empty"),
+        (gzip.compress(HEADER.encode() + b"\n"), "no row|header|empty"),
+        (gzip.compress(rows(500).encode())[:-40], "truncated|cut|ends"),
+        (b"not gzip at all", "gzip"),
+        (gzip.compress(rows(3).replace("kind,", "").encode()), "kind"),
+        (gzip.compress(rows(3).replace("x,kind", "kind,x").encode()), "order|header"),
+        (gzip.compress(rows(3).replace(HEADER, HEADER + ",extra").encode()), "extra"),
+        (gzip.compress((rows(3) + "r9,9\n").encode()), "row 5"),
+        (gzip.compress((rows(3) + "r0,5,0.5,a,2013-01-01 10:00:00\n").encode()), "r0"),
+        (gzip.compress((rows(3) + "r9,many,0.5,a,2013-01-01 10:00:00\n").encode()), "row 5.*n|n.*row 5"),
+        (gzip.compress((rows(3) + "r9,1,0.5,a,yesterday\n").encode()), "row 5.*at|at.*row 5"),
+        (gzip.compress((rows(3) + "r9,,0.5,a,2013-01-01 10:00:00\n").encode()), "row 5"),
+        (gzip.compress(rows(3).encode() + b"r9,1,0.5,\xff\xfe,2013-01-01 10:00:00\n"), "row 5|encoding|utf-8"),
+    ],
+    ids=[
+        *("no bytes", "no text", "only a header", "truncated gzip", "not gzip", "column missing", "columns reordered"),
+        *(
+            "column new",
+            "row cut short",
+            "key twice",
+            "not a number",
+            "not a time",
+            "null where none may be",
+            "bad byte",
+        ),
+    ],
+)
+def test_a_bad_file_is_refused_with_the_file_and_the_remedy(zone, content, says):
+    zone.put("2013-01-01", content, compress=False)
+    with pytest.raises(BadFile, match=f"(?s){says}") as refused:
+        zone.run("ingest", "2013-01-01")
+    assert "raw/2013-01-01.csv.gz" in str(refused.value)
+    assert refused.value.remedy
+    assert not zone.raw.exists(), "nothing is committed"
+
+
+def test_a_file_that_has_not_landed_is_named(zone):
+    with pytest.raises(BadFile, match="has not landed"):
+        zone.run("ingest", "2013-01-01")
+
+
+def test_one_bad_day_refuses_its_whole_window_and_names_every_bad_file(zone):
+    zone.put("2013-01-01", rows(3))
+    zone.put("2013-01-02", b"", compress=False)
+    zone.put("2013-01-03", rows(3, start=10, n="x"))
+    with pytest.raises(BadFile) as refused:
+        zone.run("ingest", "2013-01-01", "2013-01-03")
+    assert "2013-01-02" in str(refused.value)
+    assert "2013-01-03" in str(refused.value)
+    assert not zone.raw.exists()
+
+
+def test_the_same_content_delivered_for_two_days_is_refused(zone):
+    zone.put("2013-01-01", rows(3))
+    zone.put("2013-01-02", rows(3))
+    with pytest.raises(BadFile, match="2013-01-0"):
+        zone.run("ingest", "2013-01-01", "2013-01-02")
+
+
+def test_a_good_file_becomes_typed_rows(zone):
+    zone.put("2013-01-01", rows(3))
+    assert zone.run("ingest", "2013-01-01").rows == 3
+    table = zone.raw.read(columns=["id", "n", "x", "at"])
+    assert table.schema.field("n").type == pa.int64()
+    assert table.schema.field("x").type == pa.float64()
+    assert pa.types.is_timestamp(table.schema.field("at").type)
+    assert table["n"].to_pylist() == [0, 1, 2]
+
+
+def test_a_corrected_file_replaces_exactly_its_partition(zone):
+    for day, start in (("2013-01-01", 0), ("2013-01-02", 10)):
+        zone.put(day, rows(3, start=start))
+    zone.run("ingest", "2013-01-01", "2013-01-02")
+    zone.put("2013-01-01", rows(5))
+    result = zone.run("ingest", "2013-01-01", "2013-01-02")
+    assert result.summary["built"] == ["2013-01-01"]
+    assert zone.raw.snapshot().rows == {date(2013, 1, 1): 5, date(2013, 1, 2): 3}
+
+
+def test_outcomes_carry_the_label(zone):
+    zone.put("2013-01-01", rows(3), folder="out")
+    zone.run("ingest_outcomes", "2013-01-01")
+    assert LakeTable(zone.base / "lake/small/outcomes").read()["label"].to_pylist() == [False, True, True]
+
+
+class TestValidate:
+    def test_good_data_is_ok(self, zone):
+        zone.put("2013-01-01", rows(20))
+        zone.run("ingest", "2013-01-01")
+        assert zone.run("validate", "2013-01-01").summary["verdict"] == "ok"
+
+    @pytest.mark.parametrize(
+        ("changes", "says"), [({"n": "5{i}00"}, "n"), ({"x": ""}, "x")], ids=["out of range", "too many nulls"]
+    )
+    def test_a_check_of_severity_fail_stops_and_leaves_a_page(self, zone, changes, says):
+        zone.put("2013-01-01", rows(20, **changes))
+        zone.run("ingest", "2013-01-01")
+        with pytest.raises(DataBroken, match=says) as broken:
+            zone.run("validate", "2013-01-01")
+        page = next(iter(broken.value.reports.values()))["uri"]
+        assert says in Path(page).read_text(encoding="utf-8")
+
+    @pytest.mark.parametrize(
+        "changes", [{"kind": "unheard"}, {"x": "11"}], ids=["unseen category", "out of a range that warns"]
+    )
+    def test_a_check_of_severity_warn_is_told_and_goes_on(self, zone, changes):
+        zone.put("2013-01-01", rows(20, **changes))
+        zone.run("ingest", "2013-01-01")
+        result = zone.run("validate", "2013-01-01")
+        assert result.summary["verdict"] == "warnings"
+        assert result.reports["anomalies"].media_type == "text/html"
+
+    def test_a_day_of_unusual_volume_is_told(self, zone):
+        for n in range(1, 6):
+            zone.put(f"2013-01-0{n}", rows(20, start=100 * n, n="1"))
+        zone.put("2013-01-06", rows(2, start=900, n="1"))
+        zone.run("ingest", "2013-01-01", "2013-01-06")
+        assert zone.run("validate", "2013-01-05").summary["verdict"] == "ok"
+        assert zone.run("validate", "2013-01-06").summary["verdict"] == "warnings"
+
+    def test_a_partition_that_is_not_there_is_named(self, zone):
+        with pytest.raises(MissingPartition, match="airflow-ml run ingest small"):
+            zone.run("validate", "2013-01-01")
+
+
+def test_every_refusal_is_an_error_of_ours_with_a_remedy(zone):
+    zone.put("2013-01-01", b"\x1f\x8b garbage", compress=False)
+    with pytest.raises(AirflowMLError) as refused:
+        zone.run("ingest", "2013-01-01")
+    assert "Remedy:" in str(refused.value)
