@@ -62,7 +62,8 @@ def check_values(rows: "pl.DataFrame", schema: Schema) -> list[Anomaly]:
     """
     api = _pandera()
     ranges = {
-        column.name: [check for check in column.checks if isinstance(check, InRange)] for column in schema.columns
+        column.name: [check for check in column.checks if isinstance(check, InRange) and _bounds(check)]
+        for column in schema.columns
     }
     columns = {
         column.name: api.Column(
@@ -81,12 +82,8 @@ def check_values(rows: "pl.DataFrame", schema: Schema) -> list[Anomaly]:
             anomalies.append(_anomaly(day, "empty_field", name, "fail", f"{count} empty fields", "none", count))
             continue
         check = ranges[name][number]
-        expected = " and ".join(
-            [f"at least {check.minimum:g}"] * (check.minimum is not None)
-            + [f"at most {check.maximum:g}"] * (check.maximum is not None)
-        )
         what = f"{count} values out of range ({_examples(values)})"
-        anomalies.append(_anomaly(day, "range", name, check.severity, what, expected, count))
+        anomalies.append(_anomaly(day, "range", name, check.severity, what, _bounds(check), count))
     return anomalies
 
 
@@ -233,6 +230,12 @@ def _anomaly(
 
 def _examples(values: Sequence[str]) -> str:
     return ", ".join(map(str, values[:_EXAMPLES])) + (", …" if len(values) > _EXAMPLES else "")
+
+
+def _bounds(check: InRange) -> str:
+    """The range for a person; empty where it has no bound at all."""
+    bounds = (("at least", check.minimum), ("at most", check.maximum))
+    return " and ".join(f"{word} {bound:g}" for word, bound in bounds if bound is not None)
 
 
 def _in_range(check: InRange) -> Any:
