@@ -102,9 +102,11 @@ class Loop:
             self._step(f"the next {days.after} nights")
             self._nights(world, after)
             scored += len(after)
-        last = days.nights.start + timedelta(days=scored - 1)
-        self.summary.nights_scored = self._scored(Window.of(days.nights.start, last))
-        self._finish()
+            self._step("their labels: what the retraining was good for")
+            self._monitor(world, after.end)
+        nights = Window.of(days.nights.start, days.nights.start + timedelta(days=scored - 1))
+        self.summary.nights_scored = self._scored(nights)
+        self._finish(nights)
         self.summary.wall_s = round(time.monotonic() - began, 1)
         return self.summary
 
@@ -143,17 +145,23 @@ class Loop:
     def _watch(self, world: World) -> str | None:
         """Monitoring runs in order; the id of the training run that one of them started."""
         for end in self.calendar.watched:
-            observed = Window.ending(end, self.model.monitoring.window)
-            observed = Window.of(max(observed.start, self.calendar.nights.start), observed.end)
-            world.deliver_outcomes(observed)
-            run_id = self._run(f"monitoring {observed}", "monitoring", window(observed))
-            decision = self.rest.result(f"{self.model.name}_monitoring", run_id, "decide_retraining").get("summary", {})
+            observed, decision = self._monitor(world, end)
             reasons = list(decision.get("reasons", []))
-            self.say(f"    verdict for {observed}: {decision.get('decision')}: {'; '.join(reasons)}")
             self.summary.drift = {"verdict": decision.get("decision"), "window": str(observed), "reasons": reasons}
             if decision.get("decision") == "retrain":
                 return str(decision["run_id"])
         return None
+
+    def _monitor(self, world: World, end: date) -> tuple[Window, dict[str, Any]]:
+        """Deliver a window's labels and run monitoring over it; what it decided."""
+        observed = Window.ending(end, self.model.monitoring.window)
+        observed = Window.of(max(observed.start, self.calendar.nights.start), observed.end)
+        world.deliver_outcomes(observed)
+        run_id = self._run(f"monitoring {observed}", "monitoring", window(observed))
+        result = self.rest.result(f"{self.model.name}_monitoring", run_id, "decide_retraining")
+        decision: dict[str, Any] = result.get("summary", {})
+        self.say(f"    verdict for {observed}: {decision.get('decision')}: {'; '.join(decision.get('reasons', []))}")
+        return observed, decision
 
     def _retraining(self, run_id: str) -> None:
         dag_id = f"{self.model.name}_training"
@@ -166,16 +174,16 @@ class Loop:
             "reasons": list(verdict.get("reasons", [])),
         }
 
-    def _finish(self) -> None:
+    def _finish(self, scored: Window) -> None:
         """Champions, AUC by week, and one online prediction."""
-        status = json.loads(self.command("airflow-ml", "status", "flights", "--json"))
+        status = json.loads(self.command("airflow-ml", "status", self.model.name, "--json"))
         self.summary.champions = [
             {"version": entry["version"], "auc": entry["roc_auc"], "reason": entry["reason"]}
             for entry in status["champions"]
         ]
         feedback = LakeTable(self.base / f"lake/{self.model.name}/feedback")
         if feedback.exists():
-            self.summary.auc_by_week = auc_by_week(feedback, Window.of(self.calendar.nights.start, "2013-12-31"))
+            self.summary.auc_by_week = auc_by_week(feedback, scored)
         self.summary.online_prediction = self.predict()
 
     def predict(self) -> dict[str, Any]:
@@ -184,7 +192,7 @@ class Loop:
         night = max(table.snapshot().rows)
         row = table.read(Window.of(night), columns=list(self.model.features.columns)).slice(0, 1).to_pylist()[0]
         numeric = set(self.model.features.numeric)
-        # JSON has no NaN: a missing number is left to the model by the name that the server's REST API gives it.
+        # A missing number is a bare NaN, which TF Serving's REST API reads although JSON has none.
         instance = {key: _json_value(value, key in numeric) for key, value in row.items()}
         body = json.dumps({"instances": [instance]})
         url = f"http://{self.rest_address}/v1/models/{self.model.name}/labels/stable:predict"
@@ -273,5 +281,5 @@ def _day(run: Mapping[str, Any]) -> date | None:
 
 def _json_value(value: Any, numeric: bool) -> Any:
     if value is None:
-        return "NaN" if numeric else ""
+        return float("nan") if numeric else ""
     return value

@@ -62,7 +62,7 @@ def run_demo(leave_running: bool, root: Path = ROOT) -> int:
             loop = Loop(rest, environment, base, f"127.0.0.1:{addresses.rest}", say=_say)
             try:
                 loop.play()
-            except AirflowMLError as error:
+            except (AirflowMLError, OSError) as error:  # an HTTP error is an OSError; the summary is shown all the same
                 loop.summary.problems.append(str(error))
             summary = loop.summary
             nights = len(loop.calendar.nights) + (loop.calendar.after if loop.summary.retraining else 0)

@@ -56,7 +56,7 @@ def find_problems(summary: Summary, nights: int) -> list[str]:
 
 
 def auc_by_week(feedback: LakeTable, window: Window) -> dict[str, float | None]:
-    """ROC AUC of the nightly predictions, for each week that begins in the window; None where a week has one class.
+    """ROC AUC of the nightly predictions, for each week of the window; None for one without labels or of one class.
 
     Args:
         feedback: Predictions joined with labels.
@@ -66,12 +66,13 @@ def auc_by_week(feedback: LakeTable, window: Window) -> dict[str, float | None]:
 
     rows = feedback.read(window, columns=["ds", "probability", "label"]).drop_null()
     days, probability, label = (rows[name].to_pylist() for name in ("ds", "probability", "label"))
-    weeks: dict[date, tuple[list[float], list[bool]]] = {}
+    weeks: dict[date, tuple[list[float], list[bool]]] = {
+        window.start + timedelta(days=offset): ([], []) for offset in range(0, len(window), 7)
+    }
     for day, p, y in zip(days, probability, label, strict=True):
         start = window.start + timedelta(days=(day - window.start).days // 7 * 7)
-        found = weeks.setdefault(start, ([], []))
-        found[0].append(p)
-        found[1].append(y)
+        weeks[start][0].append(p)
+        weeks[start][1].append(y)
     return {
         str(start): round(float(roc_auc_score(y, p)), 4) if len(set(y)) == 2 else None
         for start, (p, y) in sorted(weeks.items())
