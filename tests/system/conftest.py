@@ -31,7 +31,7 @@ def deployment(tmp_path_factory) -> Iterator[Deployment]:
     home.mkdir()
     base.mkdir()
     (home / "passwords.json").write_text(json.dumps({"admin": "test"}))
-    addresses = Addresses.free()
+    addresses = Addresses.free(usual=False)
     environment = airflow_environment(home, base, Path(__file__).parent / "dags", addresses)
     environment |= {
         "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",

@@ -27,12 +27,18 @@ class Addresses:
     airflow: int
     grpc: int
     rest: int
+    worker_logs: int
+    trigger_logs: int
 
     @classmethod
-    def free(cls) -> "Addresses":
-        """The usual ports where they are free, others where not."""
+    def free(cls, usual: bool = True) -> "Addresses":
+        """Ports for one deployment.
+
+        Args:
+            usual: Take those that people expect, where they are free.
+        """
         taken: set[int] = set()
-        return cls(*(_free_port(port, taken) for port in (8080, 8500, 8501)))
+        return cls(*(_free_port(port if usual else 0, taken) for port in (8080, 8500, 8501, 8793, 8794)))
 
 
 def _free_port(wanted: int, taken: set[int]) -> int:
@@ -66,6 +72,8 @@ def airflow_environment(home: Path, base: Path, dags: Path, addresses: Addresses
         "AIRFLOW__API__HOST": "127.0.0.1",
         "AIRFLOW__API__PORT": str(addresses.airflow),
         "AIRFLOW__API__WORKERS": "1",
+        "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(addresses.worker_logs),
+        "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(addresses.trigger_logs),
         # One more scheduler loop a second is what a small SQLite can take, and a task waits that much less for the
         # next.
         "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
