@@ -13,6 +13,7 @@ from airflow_ml.lifecycle.releases import Verdict
 from airflow_ml.spec.base import Frozen
 from airflow_ml.spec.gates import (
     HIGHER_IS_BETTER,
+    LATENCIES,
     AtLeast,
     AtMost,
     BeatsChampion,
@@ -21,9 +22,6 @@ from airflow_ml.spec.gates import (
     Gate,
     Servable,
 )
-
-LATENCIES = ("p50_latency_ms", "p99_latency_ms")
-"""Metrics that come from a server and not from the test split."""
 
 
 class Servability(Frozen):
@@ -182,6 +180,8 @@ def _beats_champion(gate: BeatsChampion, evaluation: Evaluation) -> GateResult:
         # The first model has nobody to beat, but its own number must exist: it is what the next one has to beat.
         if mine is None or _finite(mine.value) is None:
             return _closed(name, "the metric could not be computed", gate.by)
+        if mine.rows < gate.min_rows:
+            return _closed(name, f"{mine.rows} rows, fewer than {gate.min_rows}", gate.by, rows=mine.rows)
         return GateResult(
             gate=name,
             open=True,
@@ -249,6 +249,8 @@ def _servable(gate: Servable, servability: Servability | None) -> GateResult:
         reason = f"golden answers differ by up to {observed:.3g}, more than {gate.tolerance:.3g}"
         return _closed(name, reason, gate.tolerance, observed, rows)
     if gate.max_p99_latency_ms is not None:
+        if servability.requests < 1:
+            return _closed(name, "no request was timed, and the latency has a bound", gate.max_p99_latency_ms)
         p99 = _finite(servability.p99_latency_ms)
         if p99 is None or p99 > gate.max_p99_latency_ms:
             shown = "unknown" if p99 is None else f"{p99:.3g} ms"

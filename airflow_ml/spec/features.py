@@ -7,6 +7,9 @@ from pydantic import Field, model_validator
 from airflow_ml.spec.base import Days, EntryPoint, Frozen
 from airflow_ml.spec.source import Files
 
+RESERVED = ("label", "ds")
+"""Columns of a training set that we add."""
+
 
 class Features(Frozen):
     """Feature columns of a model, built by Spark.
@@ -36,6 +39,12 @@ class Features(Frozen):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"columns declared twice: {', '.join(twice)}")
+        taken = [name for name in names if name in (self.entity, self.event_time, *RESERVED)]
+        if taken:
+            raise ValueError(
+                f"{taken[0]!r} cannot be a model input: the entity, the event time, 'label' and 'ds' are beside them; "
+                "give the feature another name"
+            )
         return self
 
     @property

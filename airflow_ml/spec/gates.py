@@ -2,20 +2,45 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from airflow_ml.spec.base import Frozen
 
 HIGHER_IS_BETTER = frozenset({"roc_auc", "pr_auc", "precision", "recall"})
 """Metrics that grow when a model gets better; all others (losses, latencies, errors) shrink."""
 
+METRICS = ("roc_auc", "pr_auc", "log_loss", "brier", "ece", "precision", "recall")
+"""Metrics of the test split, of its slices and of the champion."""
+
+LATENCIES = ("p50_latency_ms", "p99_latency_ms")
+"""Metrics that come from a server and not from the test split."""
+
+
+def _of_rows(value: str) -> str:
+    if value not in METRICS:
+        raise ValueError(f"{value!r} is not a metric of the test split; use one of {', '.join(METRICS)}")
+    return value
+
+
+def _of_rows_or_server(value: str) -> str:
+    known = METRICS + LATENCIES
+    if value not in known:
+        raise ValueError(f"{value!r} is not a metric that is computed; use one of {', '.join(known)}")
+    return value
+
+
+RowMetric = Annotated[str, AfterValidator(_of_rows)]
+AnyMetric = Annotated[str, AfterValidator(_of_rows_or_server)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+"""NaN would close a gate for ever, and an infinite bound would open it for ever."""
+
 
 class AtLeast(Frozen):
     """``metric >= threshold`` on the test split, over at least ``min_rows`` rows."""
 
     kind: Literal["at_least"] = "at_least"
-    metric: str
-    threshold: float
+    metric: AnyMetric
+    threshold: Finite
     min_rows: int = Field(default=100, ge=1)
 
 
@@ -23,8 +48,8 @@ class AtMost(Frozen):
     """``metric <= threshold``."""
 
     kind: Literal["at_most"] = "at_most"
-    metric: str
-    threshold: float
+    metric: AnyMetric
+    threshold: Finite
     min_rows: int = Field(default=100, ge=1)
 
 
@@ -35,8 +60,8 @@ class BeatsChampion(Frozen):
     """
 
     kind: Literal["beats_champion"] = "beats_champion"
-    metric: str
-    by: float = 0.0
+    metric: RowMetric
+    by: Finite = 0.0
     min_rows: int = Field(default=100, ge=1)
 
 
@@ -48,8 +73,8 @@ class EachSlice(Frozen):
 
     kind: Literal["each_slice"] = "each_slice"
     column: str
-    metric: str
-    threshold: float
+    metric: RowMetric
+    threshold: Finite
     min_rows: int = Field(default=500, ge=1)
 
 
@@ -70,8 +95,8 @@ class Servable(Frozen):
     """
 
     kind: Literal["servable"] = "servable"
-    tolerance: float = Field(default=1e-4, gt=0)
-    max_p99_latency_ms: float | None = Field(default=None, gt=0)
+    tolerance: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    max_p99_latency_ms: float | None = Field(default=None, gt=0, allow_inf_nan=False)
 
 
 Gate = Annotated[AtLeast | AtMost | BeatsChampion | EachSlice | Calibrated | Servable, Field(discriminator="kind")]

@@ -70,13 +70,29 @@ class Model(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.end is not None and self.end < self.start:
-            raise ValueError(f"end {self.end} lies before start {self.start}")
+            raise ValueError(f"end: {self.end} lies before start {self.start}; swap them")
+        entity, known = self.features.entity, self.source.schema_.names
+        if entity not in known:
+            raise ValueError(
+                f"features.entity: {entity!r} is not a column of the source; use one of {', '.join(known)}"
+            )
+        if self.label.source.schema_.key != entity:
+            raise ValueError(
+                f"label.source: its key is {self.label.source.schema_.key!r}, the entity is {entity!r}; outcomes are "
+                "joined by the entity, so declare it as their schema's key"
+            )
+        strange = [name for name in self.slices if name not in (*self.features.columns, *known)]
+        if strange:
+            raise ValueError(
+                f"slices: {', '.join(map(repr, strange))} is neither a model input nor a column of the source; correct "
+                "the name, or declare the column"
+            )
         for gate in self.gates:
             if isinstance(gate, EachSlice) and gate.column not in self.slices:
                 raise ValueError(
-                    f"gate each_slice({gate.column!r}) judges what is not evaluated; add {gate.column!r} to `slices`"
+                    f"gates: each_slice({gate.column!r}) judges what is not evaluated; add {gate.column!r} to `slices`"
                 )
         unknown = sorted(set(self.monitoring.columns or ()) - set(self.features.columns))
         if unknown:
-            raise ValueError(f"monitoring.columns {', '.join(unknown)}: no model input has this name")
+            raise ValueError(f"monitoring.columns: {', '.join(unknown)}: no model input has this name")
         return self

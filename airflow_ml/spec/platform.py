@@ -3,11 +3,24 @@
 Credentials are not here either: a platform names Airflow connections, and whoever runs a job resolves them last.
 """
 
-from typing import Literal
+from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field, field_validator
 
 from airflow_ml.spec.base import Frozen
+
+
+def _folder(value: str) -> str:
+    if "://" in value:
+        raise ValueError(f"{value!r}: only folders of this machine are supported yet; give an absolute path")
+    if not value.startswith("/"):
+        raise ValueError(f"{value!r} is relative; give an absolute path, because tasks start in many folders")
+    return value.rstrip("/") or "/"
+
+
+Folder = Annotated[str, AfterValidator(_folder)]
+"""A folder of this machine."""
 
 
 class LocalCompute(Frozen):
@@ -32,7 +45,7 @@ class ServingTarget(Frozen):
         rest: ``host:port``.
     """
 
-    folder: str | None = None
+    folder: Folder | None = None
     grpc: str = "127.0.0.1:8500"
     rest: str = "127.0.0.1:8501"
 
@@ -67,8 +80,11 @@ class Platform(Frozen):
             by the compute at the last moment and never written into a request.
     """
 
-    base: str
-    landing: str | None = None
+    # A refused address may hold a password: messages do not repeat what was given.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    base: Folder
+    landing: Folder | None = None
     registry: str | None = None
     registry_ui: str | None = None
     compute: LocalCompute = LocalCompute()
@@ -77,14 +93,14 @@ class Platform(Frozen):
     alerts: Alerts = Alerts()
     connections: dict[str, str] = Field(default_factory=dict)
 
-    @field_validator("base")
+    @field_validator("registry", "registry_ui")
     @classmethod
-    def _absolute(cls, value: str) -> str:
-        if "://" in value:
-            raise ValueError(f"base {value!r}: only folders of this machine are supported yet; give an absolute path")
-        if not value.startswith("/"):
-            raise ValueError(f"base {value!r} is relative; give an absolute path, because tasks start in many folders")
-        return value.rstrip("/") or "/"
+    def _without_password(cls, value: str | None) -> str | None:
+        if value is not None and urlsplit(value).password is not None:
+            raise ValueError(
+                "the address holds a password; put credentials into a connection, and name it in `connections`"
+            )
+        return value
 
     @property
     def landing_root(self) -> str:

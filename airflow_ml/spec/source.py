@@ -1,6 +1,6 @@
 """Sources: where partitions land, and the schema that they are held to."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
@@ -16,9 +16,15 @@ class InRange(Frozen):
     """Values lie in ``[minimum, maximum]``; a missing bound is open. Nulls are not looked at."""
 
     kind: Literal["in_range"] = "in_range"
-    minimum: float | None = None
-    maximum: float | None = None
+    minimum: float | None = Field(default=None, allow_inf_nan=False)
+    maximum: float | None = Field(default=None, allow_inf_nan=False)
     severity: Severity = "fail"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.minimum is not None and self.maximum is not None and self.minimum > self.maximum:
+            raise ValueError(f"minimum: {self.minimum:g} lies above maximum {self.maximum:g}; swap them")
+        return self
 
 
 class Nulls(Frozen):
@@ -37,6 +43,9 @@ class Categories(Frozen):
     allowed: tuple[str, ...] | None = None
     severity: Severity = "warn"
 
+
+_TYPES_OF_CHECK: dict[str, tuple[ColumnType, ...]] = {"in_range": ("int", "float"), "categories": ("string",)}
+"""Checks that not every column can have."""
 
 ValueCheck = Annotated[InRange | Nulls | Categories, Field(discriminator="kind")]
 
@@ -72,6 +81,20 @@ class Column(Frozen):
     type: ColumnType
     nullable: bool = False
     checks: tuple[ValueCheck, ...] = ()
+
+    @model_validator(mode="after")
+    def _checkable(self) -> Self:
+        kinds = [check.kind for check in self.checks]
+        for kind in kinds:
+            types = _TYPES_OF_CHECK.get(kind)
+            if types is not None and self.type not in types:
+                raise ValueError(
+                    f"checks: column {self.name!r} is {self.type}, and {kind} is for {' and '.join(types)} columns; "
+                    "remove the check, or declare another type"
+                )
+            if kinds.count(kind) > 1:
+                raise ValueError(f"checks: column {self.name!r} has {kind} twice; make one check of them")
+        return self
 
 
 class Volume(Frozen):
@@ -151,4 +174,13 @@ class Files(Frozen):
     def _has_partition(cls, value: str) -> str:
         if "{ds}" not in value:
             raise ValueError(f"{value!r} names no partition; put '{{ds}}' where the date goes")
+        return value
+
+    @field_validator("encoding")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        try:
+            "a".encode(value)  # also refuses what does not make text of bytes, like "hex"
+        except (LookupError, ValueError) as error:
+            raise ValueError(f"{value!r} is not an encoding of text; write it as Python does: 'latin-1'") from error
         return value

@@ -94,7 +94,7 @@ def job(splits: Path, tmp_path: Path) -> Callable[..., TrainingJob]:
 
 def model(**training: Any) -> Model:
     """A declaration that fits the splits."""
-    source = Schema(columns=(Column(name="entity", type="string"),), key="entity")
+    source = Schema(columns=(Column(name="entity", type="string"), Column(name="origin", type="string")), key="entity")
     return Model(
         name="toy",
         source=Files(path="{ds}.csv", schema=source),

@@ -1,0 +1,121 @@
+"""What a declaration refuses before it costs a run: metrics, checks, columns and addresses that cannot be meant."""
+
+import math
+
+import pytest
+from pydantic import ValidationError
+
+from airflow_ml import Column, Features, Files, Label, Platform, Schema, at_least, at_most, beats_champion, each_slice
+from airflow_ml.spec import categories, in_range, nulls, servable
+from tests.support.models import small_model
+
+ID = Column(name="id", type="string")
+
+
+def files(*columns: Column, key: str = "id", **changes) -> Files:
+    return Files(path="{ds}.csv", schema=Schema(columns=columns or (ID,), key=key), **changes)
+
+
+def features(**changes) -> Features:
+    return Features(**({"build": "a:b", "entity": "id", "event_time": "at", "numeric": ("x",)} | changes))
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: at_least("roc_acu", 0.7), "'roc_acu' is not a metric that is computed; use one of roc_auc, "),
+        (lambda: beats_champion("accuracy"), "'accuracy' is not a metric of the test split; use one of roc_auc, "),
+        (lambda: beats_champion("p99_latency_ms"), "not a metric of the test split"),
+        (lambda: each_slice("carrier", "auc", 0.6), "'auc' is not a metric"),
+        (lambda: at_least("roc_auc", -math.inf), "finite number"),
+        (lambda: at_most("log_loss", math.nan), "finite number"),
+        (lambda: beats_champion("roc_auc", by=-math.inf), "finite number"),
+        (lambda: each_slice("carrier", "roc_auc", math.nan), "finite number"),
+        (lambda: servable(tolerance=math.inf), "finite number"),
+        (lambda: servable(max_p99_latency_ms=math.inf), "finite number"),
+    ],
+)
+def test_a_gate_that_can_never_be_judged_is_refused(build, says):
+    with pytest.raises(ValidationError, match=says):
+        build()
+
+
+@pytest.mark.parametrize("metric", ["ece", "recall", "p50_latency_ms", "p99_latency_ms"])
+def test_every_metric_that_is_computed_can_be_a_gate(metric):
+    assert at_most(metric, 1.0).metric == metric
+
+
+def test_the_metrics_of_gates_are_those_that_evaluation_computes():
+    import numpy as np
+
+    from airflow_ml.spec.gates import METRICS
+    from airflow_ml.training.metrics import evaluate
+
+    assert set(METRICS) == set(evaluate(np.array([0, 1]), np.array([0.2, 0.8]), 0.5, seed=1, resamples=0))
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: files(encoding="utf-9"), "'utf-9' is not an encoding of text; write it as Python does"),
+        (lambda: files(encoding="hex"), "'hex' is not an encoding of text"),
+        (lambda: in_range(5, 1), "minimum: 5 lies above maximum 1; swap them"),
+        (lambda: in_range(0, math.inf), "finite number"),
+        (
+            lambda: Column(name="s", type="string", checks=(in_range(0, 1),)),
+            "checks: column 's' is string, and in_range is for int and float columns; remove the check",
+        ),
+        (lambda: Column(name="t", type="timestamp", checks=(in_range(0, 1),)), "column 't' is timestamp"),
+        (lambda: Column(name="b", type="bool", checks=(in_range(0, 1),)), "column 'b' is bool"),
+        (lambda: Column(name="n", type="int", checks=(categories(),)), "categories is for string columns"),
+        (lambda: Column(name="n", type="int", checks=(nulls(0.1), nulls(0.2))), "has nulls twice"),
+    ],
+)
+def test_a_check_that_cannot_hold_is_refused(build, says):
+    with pytest.raises(ValidationError, match=says):
+        build()
+
+
+@pytest.mark.parametrize(
+    ("build", "says"),
+    [
+        (lambda: small_model(features=features(entity="key")), "features.entity: 'key' is not a column of the source"),
+        (
+            lambda: small_model(label=Label(compute="a:b", source=files(Column(name="no", type="int"), key="no"))),
+            "label.source: its key is 'no', the entity is 'id'",
+        ),
+        (lambda: features(categorical=("id",)), "'id' cannot be a model input"),
+        (lambda: features(numeric=("x", "label")), "'label' cannot be a model input"),
+        (lambda: features(numeric=("ds",)), "'ds' cannot be a model input"),
+        (lambda: small_model(slices=("x", "carier")), "slices: 'carier' is neither a model input nor a column"),
+    ],
+)
+def test_columns_that_do_not_fit_together_are_refused(build, says):
+    with pytest.raises(ValidationError, match=says):
+        build()
+
+
+def test_slices_are_model_inputs_or_columns_of_the_source():
+    source = files(ID, Column(name="origin", type="string"))
+    assert small_model(source=source, slices=("x", "origin")).slices == ("x", "origin")
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"landing": "landing"}, "'landing' is relative; give an absolute path"),
+        ({"serving": {"folder": "models"}}, "'models' is relative; give an absolute path"),
+        ({"landing": "s3://bucket"}, "only folders of this machine"),
+        ({"registry": "https://ann:secret@mlflow.test"}, "put credentials into a connection"),
+        ({"registry": "postgresql://ann:secret@db.test/mlflow"}, "put credentials into a connection"),
+    ],
+)
+def test_a_platform_of_relative_folders_or_with_a_password_is_refused(fields, says):
+    with pytest.raises(ValidationError, match=says) as refused:
+        Platform(base="/base", **fields)
+    assert "secret" not in str(refused.value)
+
+
+def test_addresses_without_a_password_are_taken():
+    for registry in ("sqlite:////base/mlflow.db", "http://mlflow.test:5000", "postgresql://ann@db.test/mlflow"):
+        assert Platform(base="/base", registry=registry).registry_uri == registry
