@@ -12,7 +12,7 @@ import typer
 from pydantic import ValidationError
 
 from airflow_ml.compute.platform import load_platform
-from airflow_ml.declarations import check_entry_points, find_model, spec_problems
+from airflow_ml.declarations import check_entry_points, check_training, find_model, spec_problems
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
@@ -45,7 +45,8 @@ def _window(start: str | None, end: str | None) -> Window | None:
         first, last = date.fromisoformat(start or end or ""), date.fromisoformat(end or start or "")
         return Window.of(first, last)
     except ValidationError as error:
-        raise SpecError(error.errors()[0]["msg"].removeprefix("Value error, "), where="--from, --to") from error
+        what = error.errors()[0]["msg"].removeprefix("Value error, ").partition("; ")[0]
+        raise SpecError(what, where="--from, --to", remedy="swap --from and --to") from error
     except ValueError as error:
         raise SpecError(str(error), where="--from, --to", remedy="write dates like 2013-01-31") from error
 
@@ -82,7 +83,7 @@ def check(model: ModelName) -> None:
     except AirflowMLError as error:
         raise _fail(error) from None
     else:
-        problems = check_entry_points(found)
+        problems = check_training(found) + check_entry_points(found)
         if not problems:
             inputs, gates = len(found.features.columns), len(found.gates)
             typer.echo(f"{found.name}: ok ({inputs} inputs, {gates} gates, base {platform.base})")

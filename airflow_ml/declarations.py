@@ -2,17 +2,21 @@
 
 import importlib
 import json
+import re
 import subprocess
 import sys
+import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.spec import Model
 
 _IMPORT_TIMEOUT_S = 120
+_NAMED = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): (.*)", re.DOTALL)
+"""A validator that looks at several fields says which one to change: ``slices: 'x' is no column; …``."""
 _PROBE = """
 import importlib, json, sys
 problems = []
@@ -64,7 +68,17 @@ def find_model(name: str) -> Model:
             # error.
             if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
-            raise SpecError(str(error), where=module_name, remedy="install what the module imports") from error
+            raise SpecError(
+                str(error), where=_place(error, module_name), remedy="install what the module imports"
+            ) from error
+        except (ValidationError, AirflowMLError):
+            raise
+        except (Exception, SystemExit) as error:
+            raise SpecError(
+                f"importing it ended with {type(error).__name__}: {error}",
+                where=_place(error, module_name),
+                remedy="correct the file; it must be importable by `python -c 'import ...'`",
+            ) from error
         model = getattr(module, attribute, None)
         if not isinstance(model, Model):
             raise SpecError(
@@ -78,6 +92,18 @@ def find_model(name: str) -> Model:
     )
 
 
+def _place(error: BaseException, module_name: str) -> str:
+    """File and line of an error that importing a module raised: in the module itself, if it got there."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
+    ours = str(Path(__file__))
+    frames = [frame for frame in frames if frame.filename not in (ours, importlib.__file__)]
+    leaf = f"{module_name.rpartition('.')[2]}.py"
+    own = [frame for frame in frames if Path(frame.filename).name == leaf] or frames
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else module_name
+
+
 def spec_problems(error: ValidationError) -> list[Problem]:
     """What pydantic refused, in a user's words."""
     fixes = {
@@ -89,7 +115,11 @@ def spec_problems(error: ValidationError) -> list[Problem]:
     for found in error.errors(include_url=False):
         field = ".".join(str(part) for part in found["loc"]) or error.title
         what = found["msg"].removeprefix("Value error, ")
-        given = "" if found["type"] == "missing" else f" (given: {found['input']!r})"[:120]
+        # Our own validators quote what matters: the whole value may be a page long, or hold a password.
+        given = "" if found["type"] in ("missing", "value_error") else f" (given: {found['input']!r})"[:120]
+        named = _NAMED.match(what)
+        if field == error.title and named:
+            field, what = named.groups()
         problems.append(
             Problem(
                 f"{error.title}.{field}" if field != error.title else field,
@@ -112,7 +142,20 @@ def entry_points(model: Model) -> dict[str, str]:
     found = {"features.build": model.features.build, "label.compute": model.label.compute}
     if model.training.fit is not None:
         found["training.fit"] = model.training.fit
+    if model.serving.builder is not None:
+        found["serving.builder"] = model.serving.builder
     return found
+
+
+def check_training(model: Model) -> list[Problem]:
+    """Parameters that the training loop would refuse after half an hour of features."""
+    from airflow_ml.training.params import parse
+
+    try:
+        parse(model.training.params, own_fit=model.training.fit is not None)
+    except SpecError as error:
+        return [Problem(error.where, error.what, error.remedy)]
+    return []
 
 
 def check_entry_points(model: Model) -> list[Problem]:

@@ -61,13 +61,20 @@ class StageContext:
         """The request's partitions.
 
         Raises:
-            SpecError: The request names none.
+            SpecError: The request names none, or one that reaches beyond the model's first or last partition.
         """
         if self.request.window is None:
             raise SpecError(
                 "this stage needs a window", where=f"stage {self.request.stage}", remedy="pass --from and --to"
             )
-        return self.request.window
+        window, model = self.request.window, self.model
+        if window.start < model.start or (model.end is not None and window.end > model.end):
+            raise SpecError(
+                f"no such partitions: {window}; {model.name} has {model.start} to {model.end or 'now'}",
+                where=f"stage {self.request.stage}",
+                remedy="choose days inside, or change the model's `start` or `end`",
+            )
+        return window
 
     def table(self, name: str) -> LakeTable:
         """A table of this model: raw, outcomes, features, predictions, feedback, decisions."""

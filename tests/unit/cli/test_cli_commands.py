@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from airflow_ml.cli import app
 
 RIGHT = """
-from airflow_ml import Column, Features, Files, Label, Model, Schema, at_least
+from airflow_ml import Column, Features, Files, Horovod, Label, Model, Schema, Serving, at_least, each_slice
 schema = Schema(columns=(Column(name="id", type="string"), Column(name="y", type="int")), key="id")
 toy = Model(
     name="toy",
@@ -68,6 +68,10 @@ def test_a_right_declaration_passes(project):
         ('"toy_code:build"', '"toy_code:biuld"', "features.build", "define the function"),
         ('"toy_code:label"', '"no_such_module:label"', "label.compute", "install the package"),
         ('start="2013-01-01"', 'start="soon"', "Model.start", "change the value"),
+        ("0.7),)", '0.7), each_slice("z", "roc_auc", 0.6))', "Model.gates: each_slice('z')", "add 'z' to `slices`"),
+        ("start=", 'serving=Serving(builder="toy_code:biuld"), start=', "serving.builder", "define the function"),
+        ("start=", 'training=Horovod(params={"epocs": 3}), start=', "training.params.epocs", "epochs, batch_size"),
+        ("start=", 'training=Horovod(params={"epochs": -3}), start=', "training.params.epochs", "correct the value"),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_the_field_and_the_fix(project, old, new, field, fix):
@@ -77,6 +81,31 @@ def test_a_wrong_declaration_is_refused_with_the_field_and_the_fix(project, old,
     assert field in done.output
     assert fix in done.output
     assert "Traceback" not in done.output
+
+
+def test_a_refused_model_is_not_printed_whole(project):
+    edit(project, "0.7),)", '0.7), each_slice("z", "roc_auc", 0.6))')
+    assert "given:" not in call("check", "toy_model:toy").output
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "line"),
+    [
+        ("x = (\n", "SyntaxError", 1),
+        ("\nno_such_name\n", "NameError", 2),
+        ("import json\n\njson.loads('[')\n", "JSONDecodeError", 3),
+        ("import sys\nsys.exit(3)\n", "SystemExit", 2),
+        ("import no_such_package\n", "no_such_package", 1),
+    ],
+)
+def test_a_model_file_that_cannot_be_imported_is_named_with_its_line(project, text, says, line):
+    (project / "toy_model.py").write_text(text)
+    for command in (("check", "toy_model:toy"), ("run", "ingest", "toy_model:toy", "--from", "2013-01-01")):
+        done = call(*command)
+        assert done.exit_code == 1
+        assert says in done.output
+        assert f"toy_model.py, line {line}" in done.output
+        assert isinstance(done.exception, SystemExit), "an error for people, not a traceback"
 
 
 def test_checking_imports_entry_points_in_another_process(project):
@@ -92,10 +121,11 @@ def test_checking_imports_entry_points_in_another_process(project):
         (("run", "ingest", "no_such_model"), "no model 'no_such_model'"),
         (("run", "trian", "toy_model:toy", "--from", "2013-01-01"), "there is no stage 'trian'"),
         (("run", "ingest", "toy_model:toy"), "needs a window"),
-        (("run", "ingest", "toy_model:toy", "--from", "2013-02-01", "--to", "2013-01-01"), "swap"),
+        (("run", "ingest", "toy_model:toy", "--from", "2013-02-01", "--to", "2013-01-01"), "remedy: swap"),
         (("run", "ingest", "toy_model:toy", "--from", "yesterday"), "2013-01-31"),
         (("run", "ingest", "toy_model:toy", "--from", "2013-01-01", "--param", "version"), "has no value"),
         (("run", "ingest", "toy_model:toy", "--from", "2013-01-01"), "has not landed"),
+        (("run", "ingest", "toy_model:toy", "--from", "2012-12-31", "--to", "2013-01-01"), "choose days inside"),
     ],
 )
 def test_a_wrong_command_says_what_and_the_remedy(project, arguments, says):
