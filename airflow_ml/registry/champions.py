@@ -54,10 +54,15 @@ def champion(platform: Platform, model_name: str) -> Release | None:
     """The release that scores and serves, or None.
 
     Raises:
-        NotReleasable: Its gate report is gone or changed.
+        NotReleasable: Its gate report is gone or changed, or its gates are closed.
     """
     reigns = _reigns(platform, model_name)
-    return release_of(platform, model_name, reigns[-1].version) if reigns else None
+    if not reigns:
+        return None
+    release = release_of(platform, model_name, reigns[-1].version)
+    # The list of champions is a file that a person can edit; what was rejected never scores, whoever wrote it there.
+    release.require_passed()
+    return release
 
 
 def challenged(platform: Platform, model_name: str, training_fingerprint: str) -> Release | None:

@@ -1,5 +1,6 @@
 """The registry on a real MLflow with SQLite: runs and versions are found again, champions move by compare-and-set."""
 
+import json
 import subprocess
 import sys
 from datetime import date
@@ -223,6 +224,17 @@ def test_a_rejected_version_cannot_be_promoted(platform: Platform) -> None:
         champions.promote(platform, rejected, expected=None)
     assert champions.history(platform, NAME) == ()
     assert champions.challengers(platform, NAME) == []
+
+
+def test_a_rejected_version_never_rules_even_when_a_person_writes_it_into_the_list(platform: Platform) -> None:
+    champions.promote(platform, released(platform), expected=None)
+    rejected = released(platform, verdict="rejected")
+    path = Path(platform.base) / "releases" / NAME / "champions.json"
+    data = json.loads(path.read_text())
+    data["champions"][-1]["version"] = rejected.version
+    path.write_text(json.dumps(data))
+    with pytest.raises(NotReleasable, match="was rejected by its gates"):
+        champions.champion(platform, NAME)
 
 
 def test_a_changed_gate_report_makes_a_version_unusable(platform: Platform) -> None:
