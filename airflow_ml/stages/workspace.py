@@ -39,18 +39,34 @@ def open_base(base: Path) -> None:
 
 
 def claim_name(base: Path, model: Model) -> None:
-    """Bind a model's name to its declaring module in this base.
+    """Bind a model's name to its declaring module in this base; the first of several that come at once gets it.
+
+    A module without a package, like ``__main__`` or a DAG file, can be another file of the same name: there, the
+    entry point of the features has to agree, too.
 
     Raises:
         NameTaken: A model of this name is declared elsewhere.
     """
     record = base / "models" / f"{model.name}.json"
+    mine = {"declared_in": model.declared_in, "build": model.features.build}
     if not record.exists():
-        write_atomically(record, json.dumps({"declared_in": model.declared_in}))
-    owner = json.loads(record.read_text())["declared_in"]
-    if owner != model.declared_in:
+        with locked(record.with_suffix(".lock")):
+            if not record.exists():
+                write_atomically(record, json.dumps(mine))
+    owner = json.loads(record.read_text(encoding="utf-8"))
+    where = str(record)
+    remedy = "give one of them another name; if the declaration only moved or changed, delete this record"
+    if owner["declared_in"] != mine["declared_in"]:
         raise NameTaken(
-            f"{model.name!r} belongs to the model declared in {owner!r}; this one is declared in {model.declared_in!r}",
-            where=str(record),
-            remedy="give one of them another name; if the declaration only moved, delete this record",
+            f"{model.name!r} belongs to the model declared in {owner['declared_in']!r}; "
+            f"this one is declared in {model.declared_in!r}",
+            where=where,
+            remedy=remedy,
+        )
+    if "." not in model.declared_in and owner.get("build", mine["build"]) != mine["build"]:
+        raise NameTaken(
+            f"{model.name!r} belongs to a model declared in another {model.declared_in!r}: its features are built by "
+            f"{owner['build']!r}, this one's by {mine['build']!r}",
+            where=where,
+            remedy=remedy,
         )
