@@ -93,10 +93,10 @@ class Landing:
         return Path(self.pattern.replace("{ds}", day.isoformat()))
 
     def sha256(self, day: date) -> str | None:
-        """Hash of a day's file; None when it has not landed, which `read` reports with all else that is wrong."""
+        """Hash of a day's file; None when there is no file, which `read` reports with all else that is wrong."""
         try:
             return hashlib.sha256(self.path(day).read_bytes()).hexdigest()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
 
     def read(self, days: Sequence[date]) -> Iterator[tuple[date, Parsed]]:
@@ -146,7 +146,7 @@ class Landing:
                 day = date.fromisoformat(name[len(parts[0]) : len(parts[0]) + 10])
             except ValueError:
                 continue
-            if self.path(day) == Path(name):
+            if self.path(day) == Path(name) and Path(name).is_file():
                 found.append((day, Path(name)))
         return sorted(found)
 
@@ -158,6 +158,8 @@ def _content(path: Path) -> bytes:
     except FileNotFoundError:
         remedy = "wait until it has landed, or ask the upstream for it, then run the stage again"
         raise Refused([Problem("the file has not landed", remedy)]) from None
+    except IsADirectoryError:
+        raise Refused([Problem("it is a folder, not a file", "have the upstream deliver the file itself")]) from None
     if path.suffix != ".gz" or not content:
         return content
     try:

@@ -5,9 +5,12 @@ are counted as a text editor does, the header being row 1. Whole columns are con
 by one only to say which of them are wrong.
 """
 
+import contextlib
 import csv
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_ml.spec.source import Column, ColumnType, Files
@@ -106,11 +109,36 @@ def parse(content: bytes, source: Files) -> Parsed:
         raise Refused([Problem("the last row does not end with a newline, so the file is cut off", row=row)])
     header = _header(text, source.delimiter)
     new = _check_header(header, source)
-    texts = _rows(text, header, source)
+    lines = _Lines(text, source.delimiter)
+    texts = _rows(text, header, source, lines)
     if not texts.num_rows:
         raise Refused([Problem("the file has a header and no rows")])
-    table = _typed(texts, source)
+    table = _typed(texts, source, lines)
     return Parsed(table, new)
+
+
+class _Lines:
+    """Where records start: a quoted field may hold newlines, so a record is not a line.
+
+    Counted once, when somebody asks: a file that is as declared never pays for it.
+    """
+
+    def __init__(self, text: bytes, delimiter: str) -> None:
+        self._text = text
+        self._delimiter = delimiter
+
+    def __call__(self, record: int) -> int:
+        """The line in which a record starts; both are counted from 1, the header."""
+        return self._starts[record - 1] if b'"' in self._text and record <= len(self._starts) else record
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        reader = csv.reader(io.StringIO(self._text.decode(), newline=""), delimiter=self._delimiter)
+        starts = [1]
+        # A field that is longer than `csv` reads ends the count: from there on, the record has to do.
+        with contextlib.suppress(csv.Error):
+            starts.extend(reader.line_num + 1 for _ in reader)
+        return starts
 
 
 def _decoded(content: bytes, encoding: str) -> bytes:
@@ -160,7 +188,7 @@ def _check_header(header: Sequence[str], source: Files) -> tuple[str, ...]:
     return tuple(new)
 
 
-def _rows(text: bytes, header: Sequence[str], source: Files) -> "pa.Table":
+def _rows(text: bytes, header: Sequence[str], source: Files, lines: _Lines) -> "pa.Table":
     """All fields as text; an empty field is null."""
     import pyarrow as pa
     import pyarrow.csv as pacsv
@@ -191,32 +219,32 @@ def _rows(text: bytes, header: Sequence[str], source: Files) -> "pa.Table":
         raise Refused([Problem(f"it cannot be read as delimited text: {error}")]) from error
     if wrong:
         row, fields = wrong[0]
-        raise Refused([Problem(f"{fields} fields instead of {len(header)}{_more(len(wrong))}", row=row)])
+        raise Refused([Problem(f"{fields} fields instead of {len(header)}{_more(len(wrong))}", row=lines(row))])
     return table
 
 
-def _typed(texts: "pa.Table", source: Files) -> "pa.Table":
+def _typed(texts: "pa.Table", source: Files, lines: _Lines) -> "pa.Table":
     import pyarrow as pa
 
     problems: list[Problem] = []
     columns = []
     for column in source.schema_.columns:
         values = texts[column.name].combine_chunks()
-        found = list(_empty_fields(values, column, source.schema_.key))
+        found = list(_empty_fields(values, column, source.schema_.key, lines))
         typed, bad = _convert(values, column.type)
         if bad:
             shown = ", ".join(repr(values[index].as_py()) for index in bad[:_SHOWN])
             what = f"column {column.name!r}: {shown} cannot be read as {column.type}{_more(len(bad))}"
-            found.append(Problem(what, "correct the value at its source, or declare another type", bad[0] + 2))
+            found.append(Problem(what, "correct the value at its source, or declare another type", lines(bad[0] + 2)))
         problems += found
         columns.append(typed)
-    problems += _duplicates(texts[source.schema_.key], source.schema_.key)
+    problems += _duplicates(texts[source.schema_.key], source.schema_.key, lines)
     if problems:
         raise Refused(sorted(problems, key=lambda problem: problem.row or 0))
     return pa.Table.from_arrays(columns, schema=arrow_schema(source.schema_.columns))
 
 
-def _empty_fields(values: "pa.Array", column: Column, key: str) -> Iterator[Problem]:
+def _empty_fields(values: "pa.Array", column: Column, key: str, lines: _Lines) -> Iterator[Problem]:
     if values.null_count and (not column.nullable or column.name == key):
         rows = [index for index, valid in enumerate(values.is_valid().to_pylist()) if not valid]
         what = f"column {column.name!r}: an empty field{_more(len(rows))}"
@@ -225,7 +253,7 @@ def _empty_fields(values: "pa.Array", column: Column, key: str) -> Iterator[Prob
             if column.name == key
             else "fill it at its source, or declare nullable=True"
         )
-        yield Problem(what, remedy, rows[0] + 2)
+        yield Problem(what, remedy, lines(rows[0] + 2))
 
 
 def _convert(values: "pa.Array", type_: ColumnType) -> "tuple[pa.Array, list[int]]":
@@ -277,7 +305,7 @@ def _bools(values: "pa.Array") -> "pa.Array":
     return pc.if_else(values.is_valid(), true, pa.scalar(None, pa.bool_()))
 
 
-def _duplicates(keys: "pa.ChunkedArray", name: str) -> list[Problem]:
+def _duplicates(keys: "pa.ChunkedArray", name: str, lines: _Lines) -> list[Problem]:
     present = keys.drop_null()
     if len(present.unique()) == len(present):
         return []
@@ -289,7 +317,7 @@ def _duplicates(keys: "pa.ChunkedArray", name: str) -> list[Problem]:
         elif key is not None:
             first[key] = row
     row, before, key = again[0]
-    return [Problem(f"key {name}={key!r} stands in row {before} already{_more(len(again))}", row=row)]
+    return [Problem(f"key {name}={key!r} stands in row {lines(before)} already{_more(len(again))}", row=lines(row))]
 
 
 def _more(count: int) -> str:
