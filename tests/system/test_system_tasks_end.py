@@ -84,7 +84,7 @@ def _children() -> int:
 def runner_of(base: Path) -> tuple[int, int]:
     """The task runner of the stubborn stage, and its supervisor: parents of the reaper."""
     table = processes()
-    reaper = next(pid for pid, (_, command) in table.items() if "compute.reaper" in command and str(base) in command)
+    reaper = next(pid for pid, (_, command) in table.items() if "reaper" in command and str(base) in command)
     runner = table[reaper][0]
     return runner, table[runner][0]
 
