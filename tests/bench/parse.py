@@ -14,20 +14,19 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tests.bench.dag_files import EMPTY, ROUNDS, SAME, model_file, same_shape
 from tests.bench.report import Report, Table, median
 
 ROOT = Path(__file__).parents[2]
-ROUNDS = 20
 MANY = 1000
 PROCESSED = 60
 """Files of a folder that the dag processor reads: enough to tell a file from the start of the process."""
 
-SAME = "the same DAGs of EmptyOperator"
-EMPTY = '"""An airflow.sdk file without a DAG."""\n\nfrom airflow.sdk import DAG  # noqa: F401\n'
-CHILD = "from tests.bench.parse import {function}; {function}({argument!r})"
+CHILD = "from tests.bench.dag_files import {function}; {function}({argument!r})"
 
 
 def run() -> Report:
@@ -98,25 +97,6 @@ def _environment(home: Path) -> dict[str, str]:
     }
 
 
-def model_file(name: str) -> str:
-    """The flights' declaration and its DAGs, under another name."""
-    declaration = (ROOT / "airflow_ml/examples/flights/model.py").read_text(encoding="utf-8")
-    named = declaration.replace('name="flights",', f'name="{name}",')
-    return (
-        f"{named}\nfrom airflow_ml.pipelines import model_dags  # noqa: E402\n\nglobals().update(model_dags(flights))\n"
-    )
-
-
-def same_shape(name: str, tasks: dict[str, int]) -> str:
-    """As many DAGs with as many tasks, each after the other, of Airflow's own empty operator."""
-    lines = ["from airflow.providers.standard.operators.empty import EmptyOperator", "from airflow.sdk import DAG", ""]
-    for dag_id, count in tasks.items():
-        lines += [f"with DAG({name + dag_id!r}, schedule=None) as {dag_id}:", "    last = None"]
-        lines += [f"    for n in range({count}):", "        task = EmptyOperator(task_id=f'task_{n}')"]
-        lines += ["        if last is not None:", "            last >> task", "        last = task"]
-    return "\n".join(lines) + "\n"
-
-
 def _write_folders(root: Path, environment: dict[str, str]) -> dict[str, Path]:
     """``one/<kind>.py``, ``many/`` of models, and ``<kind>/`` of PROCESSED files for the processor."""
     (root / "one").mkdir()
@@ -124,7 +104,7 @@ def _write_folders(root: Path, environment: dict[str, str]) -> dict[str, Path]:
     shape = {
         str(dag_id): int(count) for dag_id, count in _child("shape", str(root / "one/model.py"), environment).items()
     }
-    writers = {
+    writers: dict[str, Callable[[int], str]] = {
         "empty": lambda n: EMPTY,
         SAME: lambda n: same_shape(f"m{n}_", shape),
         "model": lambda n: model_file(f"flights_{n}"),
@@ -144,59 +124,11 @@ def _write_folders(root: Path, environment: dict[str, str]) -> dict[str, Path]:
 
 
 def _child(function: str, argument: str, environment: dict[str, str]) -> dict[str, Any]:
-    """Call a function of this module in a fresh interpreter; what it prints last is its answer."""
+    """Call a function of `tests.bench.dag_files` in a fresh interpreter; what it prints last is its answer."""
     code = CHILD.format(function=function, argument=argument)
     done = subprocess.run([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, check=True, text=True)
     answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return answer
-
-
-def shape(path: str) -> None:
-    """Tasks of each DAG of a file."""
-    print(json.dumps({dag.dag_id: len(dag.tasks) for dag in _parse(Path(path))}))
-
-
-def parse_each(folder: str) -> None:
-    """Median cost of one file of each kind, after a first parse that pays for the imports."""
-    kinds = json.loads((Path(folder) / "kinds.json").read_text())
-    costs: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
-    tasks = dict.fromkeys(kinds, 0)
-    for turn in range(ROUNDS + 1):
-        for number, kind in enumerate(kinds):
-            wall, cpu = time.perf_counter(), time.process_time()
-            dags = _parse(Path(folder) / f"{number}.py")
-            wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-            tasks[kind] = sum({dag.dag_id: len(dag.tasks) for dag in dags}.values())
-            if turn:
-                costs[kind].append((wall * 1000, cpu * 1000))
-    medians = {
-        kind: {"wall_ms": median([wall for wall, _ in found]), "cpu_ms": median([cpu for _, cpu in found])}
-        for kind, found in costs.items()
-    }
-    print(json.dumps({kind: {**medians[kind], "tasks": tasks[kind]} for kind in kinds}))
-
-
-def parse_folder(folder: str) -> None:
-    """A DagBag of a whole folder, imports included, as Airflow fills one."""
-    from airflow.dag_processing.dagbag import DagBag
-
-    wall, cpu = time.perf_counter(), time.process_time()
-    bag = DagBag(folder)
-    wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    if bag.import_errors:
-        raise RuntimeError(next(iter(bag.import_errors.values())))
-    first = max(stat.duration for stat in bag.dagbag_stats).total_seconds()
-    print(json.dumps({"wall_s": wall, "cpu_s": cpu, "dags": len(bag.dags), "first_ms": first * 1000}))
-
-
-def _parse(path: Path) -> list[Any]:
-    from airflow.dag_processing.dagbag import DagBag
-
-    bag = DagBag(path, collect_dags=False)
-    dags: list[Any] = bag.process_file(str(path), only_if_updated=False, safe_mode=True)
-    if bag.import_errors:
-        raise RuntimeError(next(iter(bag.import_errors.values())))
-    return dags
 
 
 def _processor(root: Path, folders: dict[str, Path], environment: dict[str, str]) -> dict[str, dict[str, float]]:

@@ -5,189 +5,121 @@ same columns and the same split of days: train, validation for early stopping, a
 labelled flight of the month, which neither has seen. The network goes through the stages ``training_set``, ``train``
 and ``evaluate`` with the declaration's own parameters; LightGBM has three settings to choose from by its validation.
 
-Frozen is the model of July for the rest of the year; the loop is each month's own model.
+From July to the end of the year the same months are then flown three ways: *frozen* with the model of July, *monthly*
+with each month's own model, and by the *loop* of `tests.bench.loop`, which trains again when a week's drift says so and
+keeps the champion when the gates refuse the new model.
 """
 
 import time
-from calendar import monthrange
-from dataclasses import dataclass
-from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from airflow_ml.examples.flights.model import flights
-from airflow_ml.lake import LakeTable
-from airflow_ml.lifecycle.preprocessing import Preprocessing
-from airflow_ml.lifecycle.requests import FileOutput, JobResult
 from airflow_ml.lifecycle.windows import Window
-from tests.bench.base import features_of, fresh_base, run_stage
-from tests.bench.report import Report, Table
+from tests.bench.base import fresh_base
+from tests.bench.contestants import (
+    LIGHTGBM,
+    SETTINGS,
+    auc,
+    labelled,
+    lightgbm_scores,
+    month_of,
+    network_scores,
+    train_network,
+    training_window,
+)
+from tests.bench.loop import Played, play
+from tests.bench.report import Cell, Report, Table
 
 MONTHS = (7, 8, 9, 10, 11, 12)
-LIGHTGBM: dict[str, Any] = {
-    "objective": "binary",
-    "metric": "auc",
-    "bagging_fraction": 0.7,
-    "bagging_freq": 1,
-    "num_threads": 2,
-    "seed": 1,
-    "deterministic": True,
-    "force_row_wise": True,
-    "verbosity": -1,
-}
-SETTINGS: tuple[dict[str, Any], ...] = (
-    {"num_leaves": 31, "learning_rate": 0.05, "min_child_samples": 100, "feature_fraction": 0.4, "lambda_l2": 1.0},
-    {"num_leaves": 15, "learning_rate": 0.03, "min_child_samples": 300, "feature_fraction": 0.5, "lambda_l2": 10.0}
-    | {"cat_smooth": 100},
-    {"num_leaves": 31, "learning_rate": 0.05, "min_child_samples": 500, "feature_fraction": 0.4, "lambda_l2": 20.0}
-    | {"cat_smooth": 100, "cat_l2": 50, "min_data_per_group": 500},
-)
-"""From usual to careful; a month's LightGBM is the one with the best validation AUC."""
-
-ROUNDS, PATIENCE = 1000, 60
-
-Array = np.ndarray[Any, Any]
-Rows = dict[str, Array]
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What was learnt for one month."""
-
-    window: Window
-    training_set: JobResult
-    train: JobResult
-    evaluate: JobResult
-
-    @property
-    def folder(self) -> Path:
-        """The network's folder."""
-        return _path(self.train, "model")
 
 
 def run() -> Report:
-    """Train both for every month, and judge them on it."""
-    rows: list[tuple[Any, ...]] = []
-    details: dict[str, Any] = {"lightgbm": [LIGHTGBM | setting for setting in SETTINGS], "months": {}}
+    """Train both for every month, judge them on it, then play the loop."""
+    from airflow_ml.serving.engines import tensorflow
+
+    tensorflow()  # before torch, because this process will run stages of both
+    rows: dict[int, dict[str, Any]] = {}
     with fresh_base() as base:
-        frozen: Trained | None = None
+        began = time.perf_counter()
+        frozen = train_network(base, training_window(month_of(MONTHS[0]).start))
         for month in MONTHS:
             days = month_of(month)
-            began = time.perf_counter()
-            trained = train_network(base, training_window(days.start))
+            trained = train_network(base, training_window(days.start)) if month != MONTHS[0] else frozen
             network_s, began = time.perf_counter() - began, time.perf_counter()
             flown, labels = labelled(base, days)
-            theirs = auc(labels, lightgbm_scores(trained, flown))
-            lightgbm_s = time.perf_counter() - began
-            ours = auc(labels, network_scores(trained, flown))
-            frozen = frozen or trained
-            still = auc(labels, network_scores(frozen, flown)) if trained is not frozen else None
-            gain = None if still is None else ours - still
-            name = f"{days.start:%B}"
-            late = f"{labels.mean():.1%}"
-            rows.append((name, len(labels), late, theirs, ours, ours - theirs, still, gain))
-            details["months"][name] = {
+            rows[month] = {
+                "flights": len(labels),
+                "late": float(labels.mean()),
+                "lightgbm": auc(labels, lightgbm_scores(trained, flown)),
+                "network": auc(labels, network_scores(trained, flown)),
+                "frozen": auc(labels, network_scores(frozen, flown)),
                 "window": str(trained.window),
                 "test": trained.evaluate.metrics,
                 "epochs": trained.train.metrics["epochs"],
                 "network_s": network_s,
-                "lightgbm_s": lightgbm_s,
+                "lightgbm_s": time.perf_counter() - began,
             }
-            print(f"  {name}: network {network_s:.0f} s, LightGBM {lightgbm_s:.0f} s", flush=True)
-    differences = [row[5] for row in rows]
-    details["smallest_difference"] = min(differences)
-    table = Table(
-        "ROC AUC by month of 2013 (goal: network within .005 of LightGBM each month)",
-        ("month", "flights", "late", "LightGBM", "network", "difference", "frozen since July", "loop less frozen"),
-        tuple(rows),
+            began = time.perf_counter()
+            print(
+                f"  {days.start:%B}: network {network_s:.0f} s, LightGBM {rows[month]['lightgbm_s']:.0f} s", flush=True
+            )
+        played = play(base, Window.of(month_of(MONTHS[0]).start, month_of(MONTHS[-1]).end), frozen.window)
+        for month in MONTHS:
+            found = played.labelled(month_of(month))
+            rows[month]["loop"] = auc(found["label"].to_numpy().astype(np.int8), found["probability"].to_numpy())
+            rows[month]["versions"] = ", ".join(f"v{version}" for version in played.versions(month_of(month)))
+    details = {
+        "months": rows,
+        "lightgbm": [LIGHTGBM | setting for setting in SETTINGS],
+        "decisions": played.decisions,
+        "trainings": played.trainings,
+    }
+    return Report("quality", (_table(rows),), _notes(rows, played), details)
+
+
+def _table(rows: dict[int, dict[str, Any]]) -> Table:
+    lines: list[tuple[Cell, ...]] = []
+    for month, row in rows.items():
+        judged = [row[name] for name in ("lightgbm", "network")]
+        flown = [row[name] for name in ("frozen", "network", "loop")] if month != MONTHS[0] else [None] * 3
+        name, late = f"{month_of(month).start:%B}", f"{row['late']:.1%}"
+        lines.append((name, row["flights"], late, *judged, judged[1] - judged[0], *flown, row["versions"]))
+    later = [row for month, row in rows.items() if month != MONTHS[0]]
+
+    def mean(name: str) -> float:
+        return float(sum(row[name] for row in later)) / len(later)
+
+    difference = mean("network") - mean("lightgbm")
+    flown_mean = (mean("frozen"), mean("network"), mean("loop"))
+    lines.append(("mean from August", None, None, mean("lightgbm"), mean("network"), difference, *flown_mean, None))
+    return Table(
+        "ROC AUC by month of 2013 (goal: the network within .005 of LightGBM each month)",
+        (
+            "month",
+            "flights",
+            "late",
+            "LightGBM",
+            "network",
+            "difference",
+            "frozen",
+            "monthly",
+            "loop",
+            "loop's versions",
+        ),
+        tuple(lines),
     )
-    notes = (
-        "loop: the network of the month, trained on the 180 days whose labels are known at its first midnight",
-        f"network less LightGBM: at worst {min(differences):+.4f}, mean {sum(differences) / len(differences):+.4f}",
+
+
+def _notes(rows: dict[int, dict[str, Any]], played: Played) -> tuple[str, ...]:
+    worst = min(row["network"] - row["lightgbm"] for row in rows.values())
+    trained = [
+        f"{training['window']} v{training['version']} {training['verdict']}"
+        + (f" from {training['scores_from']}" if training["scores_from"] else "")
+        for training in played.trainings
+    ]
+    return (
+        "a month's models learn from the 180 days whose labels are known at its first midnight",
+        f"network less LightGBM: at worst {worst:+.4f}",
+        f"trainings of the loop: {'; '.join(trained)}",
     )
-    return Report("quality", (table,), notes, details)
-
-
-def month_of(month: int) -> Window:
-    """The days of a month of 2013."""
-    return Window.of(date(2013, month, 1), date(2013, month, monthrange(2013, month)[1]))
-
-
-def training_window(first: date) -> Window:
-    """The days to learn from for predictions from ``first`` on: labels of ``first - lag`` are the newest known."""
-    newest = first - timedelta(days=flights.label.lag)
-    wanted = Window.ending(newest, flights.training.window)
-    return Window.of(max(wanted.start, flights.start), newest)
-
-
-def train_network(base: Path, window: Window) -> Trained:
-    """The stages from tables to an evaluated network."""
-    return Trained(window, *(run_stage(stage, base, window) for stage in ("training_set", "train", "evaluate")))
-
-
-def labelled(base: Path, days: Window) -> tuple[Rows, Array]:
-    """Columns [n] and labels int8 [n] of the flights of these days that arrived."""
-    entity = flights.features.entity
-    rows = features_of(base, days, (entity, "ds", *flights.features.columns))
-    outcomes = LakeTable(base / "lake" / flights.name / "outcomes").read(days, columns=["ds", entity, "label"])
-    joined = rows.join(outcomes, keys=["ds", entity], join_type="inner")
-    known = joined.filter(joined["label"].is_valid())
-    return {name: known[name].to_numpy() for name in flights.features.columns}, known["label"].to_numpy().astype(
-        np.int8
-    )
-
-
-def network_scores(trained: Trained, rows: Rows) -> Array:
-    """Probabilities of the network."""
-    from airflow_ml.training import model_files
-
-    preprocessing = Preprocessing.from_json((trained.folder / model_files.PREPROCESSING).read_text())
-    return model_files.probabilities(model_files.load(trained.folder), preprocessing, rows)
-
-
-def lightgbm_scores(trained: Trained, rows: Rows) -> Array:
-    """Probabilities of the best LightGBM by validation AUC, trained on the network's own split.
-
-    Categories are numbered by the network's vocabularies and declared as such; numbers keep their missing values, which
-    trees treat by themselves.
-    """
-    import lightgbm
-    import pyarrow.parquet as pq
-
-    preprocessing = Preprocessing.from_json(_path(trained.training_set, "preprocessing").read_text())
-    categorical = list(range(len(flights.features.categorical)))
-
-    def matrix(columns: Rows) -> Array:
-        codes = [vocabulary.apply(columns[vocabulary.name]) for vocabulary in preprocessing.categorical]
-        numbers = [columns[scaling.name] for scaling in preprocessing.numeric]
-        return np.column_stack([*codes, *numbers]).astype(np.float64)
-
-    def split(name: str) -> Any:
-        table = pq.read_table(_path(trained.training_set, name), columns=[*flights.features.columns, "label"])
-        columns = {column: table[column].to_numpy() for column in flights.features.columns}
-        return lightgbm.Dataset(matrix(columns), table["label"].to_numpy(), categorical_feature=categorical)
-
-    found = []
-    for setting in SETTINGS:
-        stop = lightgbm.early_stopping(PATIENCE, verbose=False)
-        booster = lightgbm.train(
-            LIGHTGBM | setting, split("train"), ROUNDS, valid_sets=[split("validation")], callbacks=[stop]
-        )
-        found.append((booster.best_score["valid_0"]["auc"], booster))
-    _, best = max(found, key=lambda pair: pair[0])
-    return np.asarray(best.predict(matrix(rows), num_iteration=best.best_iteration))
-
-
-def auc(labels: Array, scores: Array) -> float:
-    """Area under the ROC curve."""
-    from sklearn.metrics import roc_auc_score
-
-    return float(roc_auc_score(labels, scores))
-
-
-def _path(result: JobResult, name: str) -> Path:
-    output = result.outputs[name]
-    assert isinstance(output, FileOutput)
-    return Path(output.uri)

@@ -4,8 +4,9 @@ import json
 from datetime import date
 
 from tests.bench.base import NIGHT
-from tests.bench.parse import model_file, same_shape
-from tests.bench.quality import MONTHS, month_of, training_window
+from tests.bench.contestants import month_of, training_window
+from tests.bench.dag_files import model_file, same_shape
+from tests.bench.quality import MONTHS
 from tests.bench.report import Report, Table, markdown, median, peak_rss_mib, show, text
 
 TABLE = Table("Speed", ("what", "rows/s", "ratio"), (("ours", 12345, 0.75), ("theirs", None, 123.456)))
