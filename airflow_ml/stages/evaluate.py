@@ -225,8 +225,10 @@ def _report(ctx: StageContext, evaluation: Evaluation, table: "pa.Table", theirs
             ("Probabilities given to each class", plots.scores(scores[labels == 0], scores[labels == 1])),
         ]
     about = [
-        (f"Test split of the training window {ctx.window}: {evaluation.rows:,} rows, "
-        f"{evaluation.positive_share:.1%} positive"),
+        (
+            f"Test split of the training window {ctx.window}: {evaluation.rows:,} rows, "
+            f"{evaluation.positive_share:.1%} positive"
+        ),
         f"Training {ctx.upstream('train').fingerprint[:12]}",
     ]
     return evaluation_page(evaluation, f"Evaluation of {ctx.model.name}", about, drawn)
