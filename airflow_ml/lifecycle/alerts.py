@@ -28,7 +28,7 @@ class Message(Frozen):
 
 
 def of_decision(model: str, decision: Mapping[str, Any], link: str = "") -> Message | None:
-    """The message that a decision calls for; None when it calls for none.
+    """The message that a decision calls for; None when it calls for none, or when the window before said the same.
 
     Args:
         model: Name.
@@ -45,7 +45,9 @@ def of_decision(model: str, decision: Mapping[str, Any], link: str = "") -> Mess
     }
     if decision.get("decision") == "retrain":
         return retraining_started(**facts, run_id=str(decision["run_id"]), training=_days(decision.get("window")))
-    return input_broken(**facts) if decision.get("decision") == "broken_input" else None
+    if decision.get("decision") != "broken_input" or decision.get("news") == []:
+        return None
+    return input_broken(**facts)
 
 
 def retraining_started(

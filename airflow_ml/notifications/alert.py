@@ -6,16 +6,21 @@ from airflow.sdk import BaseNotifier
 
 from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.lifecycle.alerts import Message, input_broken, of_decision
+from airflow_ml.lifecycle.errors import BadFile, DataBroken, MissingPartition
 from airflow_ml.spec import Platform
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
+_BROKEN = {kind.__name__ for kind in (BadFile, DataBroken, MissingPartition)}
+
+
 class ModelAlertNotifier(BaseNotifier):
     """A callback of a model's tasks, or a sender for an operator.
 
-    As ``on_failure_callback`` of a task that reads a source it says that the input is broken; as
+    As ``on_failure_callback`` of a task that reads a source it says that the input is broken, if that is why the task
+    failed: a full disk or a killed job is no message about data. As
     ``on_success_callback`` of `DecideRetrainingOperator` it sends what the decision calls for. Without
     ``alerts.smtp_conn_id`` and recipients in the platform it sends nothing.
 
@@ -44,6 +49,9 @@ class ModelAlertNotifier(BaseNotifier):
         ti = context["ti"]
         error = context.get("exception")
         if error is not None:
+            # The text of a stage's error begins with its class (see `operators.errors`); the object may be gone.
+            if str(error).partition(":")[0] not in _BROKEN:
+                return None
             window = self._window(context)
             return input_broken(
                 self.model, window, None, (f"{ti.task_id}: {error}",), {}, str(getattr(ti, "log_url", ""))

@@ -1,6 +1,6 @@
 """The alert that a decision calls for, as a task: seen, retried and logged like the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseOperator
@@ -18,18 +18,20 @@ if TYPE_CHECKING:
 class SendAlertOperator(BaseOperator):
     """Tells people that a retraining started, or that the input is broken.
 
-    A repeated run of an old window does not tell again that its retraining started.
+    A repeated run of an old window does not tell again that its retraining started. A retraining of an earlier window
+    whose trigger was lost is told when it is sent again.
 
     Args:
         model: The declaration.
         decision: What `DecideRetrainingOperator` returned, templated.
         monitoring: What `MonitorModelOperator` returned, templated: its report is linked.
         started: Id of the training run that this run has started, templated; empty for none.
+        resent: Id of the training run of an earlier window that this run has started, templated; empty for none.
         platform: Where things are; None asks Airflow's configuration.
         airflow_ml_conn_id: Connection of type ``airflow_ml``.
     """
 
-    template_fields: Sequence[str] = ("decision", "monitoring", "started", "airflow_ml_conn_id")
+    template_fields: Sequence[str] = ("decision", "monitoring", "started", "resent", "airflow_ml_conn_id")
     ui_color = "#fdeceb"
 
     def __init__(
@@ -39,6 +41,7 @@ class SendAlertOperator(BaseOperator):
         decision: Mapping[str, Any] | Any,
         monitoring: Mapping[str, Any] | Any = None,
         started: str | None = None,
+        resent: str | None = None,
         platform: Platform | None = None,
         airflow_ml_conn_id: str | None = None,
         **kwargs: Any,
@@ -48,24 +51,42 @@ class SendAlertOperator(BaseOperator):
         self.decision = decision
         self.monitoring = monitoring
         self.started = started
+        self.resent = resent
         self.platform = platform
         self.airflow_ml_conn_id = airflow_ml_conn_id
 
     def execute(self, context: "Context") -> dict[str, str]:
         """Send, or skip when there is nothing to say or nobody to tell."""
         summary = self.decision["summary"]
-        message = of_decision(self.model.name, summary, self._report(context))
-        if message is None:
-            raise AirflowSkipException(f"nothing to say: {summary['decision']}")
-        if summary["decision"] == "retrain" and not self.started:
-            raise AirflowSkipException(f"run {summary['run_id']} was started before")
-        if not ModelAlertNotifier(self.model.name, self.platform, self.airflow_ml_conn_id).send(message):
-            raise AirflowSkipException("the platform names no recipients: set smtp_conn_id and alerts_to")
-        self.log.info("sent: %s", message.subject)
-        return {"subject": message.subject}
+        messages = [
+            message
+            for decided in self._told(summary)
+            if (message := of_decision(self.model.name, decided, self._report(context))) is not None
+        ]
+        if not messages:
+            raise AirflowSkipException(f"nothing new to say: {summary['decision']}")
+        notifier = ModelAlertNotifier(self.model.name, self.platform, self.airflow_ml_conn_id)
+        for message in messages:
+            if not notifier.send(message):
+                raise AirflowSkipException("the platform names no recipients: set smtp_conn_id and alerts_to")
+            self.log.info("sent: %s", message.subject)
+        return {"subject": "; ".join(message.subject for message in messages)}
+
+    def _told(self, summary: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+        """What was decided now, unless its run was started before; and an earlier retraining that was sent again."""
+        if summary["decision"] != "retrain" or self.started:
+            yield summary
+        for training in summary.get("resend") or ():
+            if self.resent == training["run_id"]:
+                reasons = (f"its trigger was lost; it was decided for the window that ended {_ended(training)}",)
+                yield {**summary, **training, "decision": "retrain", "reasons": reasons, "numbers": {}}
 
     def _report(self, context: "Context") -> str:
         seen = self.monitoring
         if not seen or not seen["reports"]:
             return ""
         return report_url(context["ti"].dag_id, self.model.name, seen["request"], seen["reports"][0])
+
+
+def _ended(training: Mapping[str, Any]) -> str:
+    return str(training["run_id"]).partition("__")[2]

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk.exceptions import AirflowSkipException
 
+from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.operators.stage import StageOperator
 from airflow_ml.operators.training import TrainingOperator
@@ -28,6 +29,17 @@ class ReleaseModelOperator(TrainingOperator):
     def window(self, context: "Context", platform: Platform) -> Window | None:
         """That of the training run; by hand there is none."""
         return super().window(context, platform) if self.inputs else None
+
+    def parameters(self, context: "Context") -> dict[str, Any]:
+        """The version has to be named where no training run names one.
+
+        Raises:
+            SpecError: It is not.
+        """
+        given = super().parameters(context)
+        if not self.inputs and "version" not in given:
+            raise SpecError("no version is given", where=f"task {self.task_id}", remedy="give `version` in the form")
+        return given
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Skip what was rejected, release the rest."""

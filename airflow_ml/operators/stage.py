@@ -13,7 +13,7 @@ from airflow_ml.lifecycle.errors import AirflowMLError
 from airflow_ml.lifecycle.requests import Coordinates, JobRequest, JobResult
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.operators.errors import as_airflow
-from airflow_ml.operators.links import MLflowRunLink, ModelVersionLink, ReportLink, links_of, url_in_log
+from airflow_ml.operators.links import MLflowRunLink, ModelVersionLink, ReportLink, links_of, report_url, url_in_log
 from airflow_ml.operators.results import NOTE, note_of, to_xcom
 from airflow_ml.spec import Model, Platform
 
@@ -93,6 +93,8 @@ class StageOperator(BaseOperator):
             tell = self._teller(context, hook.platform, secrets.values())
             result = wait(compute, handle, tell)
         except AirflowMLError as error:
+            if self._job is not None:
+                self._link_pages(context, error, self._job[1])
             raise as_airflow(error) from None
         return self.finish(context, hook.platform, result, handle)
 
@@ -141,6 +143,13 @@ class StageOperator(BaseOperator):
                 "uri": result.uri,
             }
         return to_xcom(result, handle.id)
+
+    def _link_pages(self, context: "Context", error: AirflowMLError, handle: Handle) -> None:
+        """The page of a refusal; Airflow stores the links of tasks that succeed only."""
+        for report in list(error.reports)[:1]:
+            link, ti = ReportLink().xcom_key, context["ti"]
+            self.links[link] = report_url(ti.dag_id, self.model.name, handle.id, report)
+            ti.xcom_push(key=link, value=self.links[link])
 
     def on_kill(self) -> None:
         """Ask the job to end; `execute` then finds it ended. Called in a signal handler, so nothing waits here."""

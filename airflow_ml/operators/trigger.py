@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 STARTED = "started"
 """XCom key: id of the run that this task has started, empty for none."""
 
+STARTER = "triggered_by"
+"""Key in the conf of a training run: the run that has started it."""
+
 _LONGEST_NOTE = 500
 """Characters; Airflow holds 1000, and the verdict of the run comes after it."""
 
@@ -25,6 +28,8 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
 
     The run's id is its identity: a run that is there is left alone, whoever started it. One that has failed is started
     again when its own window is decided again (somebody cleared this run), not when a later window only mentions it.
+    A run that an earlier try of this task has started, before it was killed, counts as started by this task: its conf
+    names who started it.
 
     Args:
         decision: What `DecideRetrainingOperator` returned, templated.
@@ -50,7 +55,12 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
         run_id = str(training["run_id"])
         ui = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
         self.links = {TrainingRunLink().xcom_key: f"{ui}/dags/{self.trigger_dag_id}/runs/{quote(run_id, safe='')}"}
+        starter = _starter(context)
         if ti.get_dr_count(dag_id=self.trigger_dag_id, run_ids=[run_id]):
+            if _conf_of(self.trigger_dag_id, run_id).get(STARTER) == starter:
+                self.log.info("run %s was started by an earlier try of this task", run_id)
+                ti.xcom_push(key=STARTED, value=run_id)
+                return
             failed = ti.get_dr_count(dag_id=self.trigger_dag_id, run_ids=[run_id], states=["failed"])
             if self.resend or not failed:
                 raise AirflowSkipException(f"run {run_id} of {self.trigger_dag_id} is there")
@@ -60,7 +70,7 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
             # Should somebody else start it right now, finding it there is as good.
             self.skip_when_already_exists = True
         self.trigger_run_id = run_id
-        self.conf = {"from": training["window"]["from"], "to": training["window"]["to"]}
+        self.conf = {"from": training["window"]["from"], "to": training["window"]["to"], STARTER: starter}
         reasons = "; ".join(map(str, self.decision["summary"].get("reasons", ())))
         self.note = ("sent again: its trigger was lost" if self.resend else reasons)[:_LONGEST_NOTE]
         ti.xcom_push(key=STARTED, value=run_id)
@@ -75,3 +85,18 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
         if summary["decision"] != "retrain":
             return None
         return {"run_id": summary["run_id"], "window": summary["window"]}
+
+
+def _starter(context: "Context") -> dict[str, Any]:
+    """Who starts: a run that was cleared starts anew, and does not tell again of what it has started before."""
+    run = context["dag_run"]
+    return {"dag_id": run.dag_id, "run_id": run.run_id, "clear_number": run.clear_number}
+
+
+def _conf_of(dag_id: str, run_id: str) -> dict[str, Any]:
+    """The conf of a run that exists; a task instance can ask for its state only."""
+    from airflow.sdk.execution_time.comms import DagRunResult, GetDagRun
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    found = SUPERVISOR_COMMS.send(GetDagRun(dag_id=dag_id, run_id=run_id))
+    return (found.conf or {}) if isinstance(found, DagRunResult) else {}

@@ -30,8 +30,8 @@ class ScoringForm(WindowForm):
 class ReleaseForm(BaseModel):
     """Promote or roll back."""
 
-    version: int = Field(default=1, ge=1, title="Version", description="Registered version that goes into production.")
-    reason: str = Field(default="", title="Reason", description="Kept with the run.")
+    version: int = Field(ge=1, title="Version", description="Registered version that goes into production.")
+    reason: str = Field(default="", title="Reason", description="Kept in the champion's history.")
 
 
 class TrainingWindowForm(BaseModel):
@@ -61,7 +61,7 @@ def training_form(model: Model) -> type[BaseModel]:
 
 
 def form(model: type[BaseModel]) -> dict[str, Param]:
-    """The params of a form.
+    """The params of a form; one without a default has to be given, or Airflow refuses the run.
 
     Airflow's form knows ``type`` with a list of names, and neither ``anyOf`` nor references.
     """
@@ -77,11 +77,11 @@ def _properties(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
 
 def _param(schema: dict[str, Any]) -> Param:
     schema = dict(schema)
-    default = schema.pop("default", None)
+    given = {"default": schema.pop("default")} if "default" in schema else {}
     variants = schema.pop("anyOf", None)
     if variants:
         types = [variant["type"] for variant in variants]
         merged = {key: value for variant in variants for key, value in variant.items() if key != "type"}
         schema |= merged | {"type": types}
     description = schema.pop("description", None)
-    return Param(default, description=description, **schema)
+    return Param(**given, description=description, **schema)

@@ -30,11 +30,23 @@ from airflow_ml.pipelines.assets import model_asset
 from airflow_ml.sensors import LabelsArrivedSensor, LandingFileSensor, PartitionCommittedSensor
 from airflow_ml.spec import Model, Platform
 
-TASK_DEFAULTS: dict[str, Any] = {"retries": 2, "retry_delay": timedelta(seconds=10)}
-"""Airflow 3.3 may fail a deferred task that did nothing wrong (apache/airflow #71580); a repeated stage is cheap."""
+TASK_DEFAULTS: dict[str, Any] = {
+    "retries": 2,
+    "retry_delay": timedelta(seconds=10),
+    "execution_timeout": timedelta(hours=12),
+}
+"""Airflow 3.3 may fail a deferred task that did nothing wrong (apache/airflow #71580); a repeated stage is cheap.
+
+A job that hangs is ended after half a day and gives its worker back. A group's ``default_args`` say otherwise, and so
+does ``dag.get_task("train").execution_timeout`` for a DAG of `model_dags`.
+"""
 
 SENSOR: dict[str, Any] = {"poke_interval": 15, "timeout": timedelta(hours=12), "mode": "reschedule"}
 """Where `default_deferrable` is off, a sensor that waits gives its worker back between two looks."""
+
+SCORED: dict[str, Any] = {**SENSOR, "timeout": timedelta(hours=1), "soft_fail": True}
+"""Scoring had a day before monitoring begins. A night that validation refused is never scored: its run goes on without,
+and the days after it, which wait for it, too."""
 
 
 def training_dag_id(model: Model) -> str:
@@ -96,27 +108,30 @@ def scoring_tasks(model: Model, platform: Platform | None = None) -> None:
 def monitoring_tasks(model: Model, platform: Platform | None = None) -> None:
     """Wait for labels, join them, look for drift, decide, and start the training that the decision asks for."""
     common: dict[str, Any] = {"model": model, "platform": platform}
-    predicted = PartitionCommittedSensor(task_id="wait_for_predictions", table="predictions", **common, **SENSOR)
+    predicted = PartitionCommittedSensor(task_id="wait_for_predictions", table="predictions", **common, **SCORED)
     labelled = LabelsArrivedSensor(task_id="wait_for_labels", **common, **SENSOR)
     outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", **common)
     feedback = JoinFeedbackOperator(task_id="join_feedback", **common)
-    monitor = MonitorModelOperator(task_id="monitor", **common)
+    # Without predictions there is nothing to join; whether that is broken input or a fault is seen by monitoring.
+    monitor = MonitorModelOperator(task_id="monitor", trigger_rule=TriggerRule.NONE_FAILED, **common)
     decide = DecideRetrainingOperator(task_id="decide_retraining", inputs={"monitor": monitor.output}, **common)
     trigger: dict[str, Any] = {"trigger_dag_id": training_dag_id(model), "decision": decide.output}
     labelled >> outcomes >> feedback
     predicted >> feedback >> monitor
+    outcomes >> monitor
     triggered = TriggerTrainingOperator(task_id="trigger_training", **trigger)
-    TriggerTrainingOperator(task_id="resend_training", resend=True, **trigger)
+    resent = TriggerTrainingOperator(task_id="resend_training", resend=True, **trigger)
     alert = SendAlertOperator(
         task_id="alert",
         decision=decide.output,
         monitoring=monitor.output,
-        # A template, because an XComArg of a key that a skipped task did not push fails.
+        # Templates, because an XComArg of a key that a skipped task did not push fails.
         started=f"{{{{ ti.xcom_pull(task_ids='{triggered.task_id}', key='started') or '' }}}}",
+        resent=f"{{{{ ti.xcom_pull(task_ids='{resent.task_id}', key='started') or '' }}}}",
         trigger_rule=TriggerRule.NONE_FAILED,
         **common,
     )
-    triggered >> alert
+    [triggered, resent] >> alert
 
 
 def release_tasks(model: Model, platform: Platform | None = None) -> None:

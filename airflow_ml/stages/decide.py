@@ -77,6 +77,7 @@ class Decide(PartitionStage):
         outcome.summary |= {
             "decision": row["decision"],
             "reasons": json.loads(row["reasons"]),
+            "news": _news(ctx, row),
             "run_id": row["run_id"],
             "window": training.window.model_dump(mode="json") if training else None,
             "resend": [again.model_dump(mode="json") for again in unsettled(ctx.model, end, _started(ctx))],
@@ -100,6 +101,18 @@ def _started(ctx: StageContext) -> tuple[LedgerEntry, ...]:
         LedgerEntry(window_end=row["ds"], decision="retrain", training=_window(row)) for row in rows if row["run_id"]
     ]
     return tuple(sorted(found, key=lambda entry: entry.window_end))
+
+
+def _news(ctx: StageContext, row: dict[str, Any]) -> list[str]:
+    """The reasons that the window before did not have: a broken day stays in its windows, and is told once."""
+    before = Window.of(ctx.window.end - timedelta(days=1))
+    known = {
+        reason
+        for earlier in ctx.table("decisions").read(before, ["decision", "reasons"]).to_pylist()
+        if earlier["decision"] == row["decision"]
+        for reason in json.loads(earlier["reasons"])
+    }
+    return [reason for reason in json.loads(row["reasons"]) if reason not in known]
 
 
 def _standing(ctx: StageContext) -> Decision | None:

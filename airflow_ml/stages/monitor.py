@@ -52,13 +52,14 @@ class Monitor(Stage):
         """Partitions of the window, the policy, and what validation said.
 
         Raises:
-            MissingPartition: The window's last day was not scored.
+            MissingPartition: The window's last day was not scored, and its input is not why.
         """
         model, window = ctx.model, monitored(ctx)
-        ctx.table("predictions").require(
-            Window.of(window.end),
-            remedy=f"score first: airflow-ml run score {model.name} --from {window.end} --to {window.end}",
-        )
+        if not broken_days(ctx, Window.of(window.end)):
+            ctx.table("predictions").require(
+                Window.of(window.end),
+                remedy=f"score first: airflow-ml run score {model.name} --from {window.end} --to {window.end}",
+            )
         policy = model.monitoring.model_dump(
             mode="json", exclude={"cooldown", "budget", "on_prediction_drift", "on_target_drift"}
         )

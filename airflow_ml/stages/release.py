@@ -64,7 +64,8 @@ class Release(Stage):
             champions.require_movable(ctx.platform, release, expected, by_hand)
             _deploy(ctx, release)
             with ctx.timed("champion"):
-                reason = "chosen by hand" if by_hand else "passed its gates"
+                # Kept for people: it is no part of what identifies the release.
+                reason = str(ctx.params.get("reason") or ("chosen by hand" if by_hand else "passed its gates"))
                 reign = champions.promote(ctx.platform, release, expected, reason, by_hand)
             with ctx.timed("label"):
                 _label(ctx, release, reign.previous)
@@ -81,7 +82,7 @@ class Release(Stage):
 
 def _chosen(ctx: StageContext) -> tuple[ReleaseRecord, bool]:
     """The registered record of the wanted version, and whether a person wants it."""
-    version = wanted_version(ctx)
+    version = wanted_version(ctx, "reason")
     if version is not None:
         return champions.release_of(ctx.platform, ctx.model.name, version), True
     registered = file_of(ctx.upstream("register"), "release")

@@ -1,8 +1,11 @@
 """Reports in the API server: ``/airflow-ml/reports/<dag>/<model>/<request>/<report>``.
 
 A report is HTML that holds values of users' data, served from the address of Airflow's UI. So each is shown only to who
-may read the DAG, only if a result that this DAG asked for names it, only from below the base, and in a sandbox: the
-browser gives it an origin of its own, where no script reaches the session.
+may read the DAG, only if a result or a refusal that this DAG asked for names it, only from below the base, and in a
+sandbox: the browser gives it an origin of its own, where no script reaches the session.
+
+The base is that of ``[airflow_ml]``: a DAG whose code or connection names a platform of its own is not run here, so
+its reports are opened as files.
 """
 
 import json
@@ -18,7 +21,7 @@ from fastapi.responses import FileResponse
 from airflow_ml.compute.exchange import REQUEST, read_response, requests_folder
 from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.lifecycle.errors import AirflowMLError
-from airflow_ml.lifecycle.requests import JobResult
+from airflow_ml.lifecycle.requests import FileOutput
 
 SANDBOX = {
     "Content-Security-Policy": "sandbox allow-scripts allow-popups",
@@ -40,7 +43,7 @@ def report(
     request: Annotated[str, PathParameter(pattern=_REQUEST)],
     report: str,
 ) -> FileResponse:
-    """One report of one result that a task of this DAG received."""
+    """One report of one answer that a task of this DAG received."""
     try:
         base = Path(PlatformHook().platform.base)
         found = find_report(base, dag_id, model, request, report)
@@ -60,19 +63,20 @@ def find_report(base: Path, dag_id: str, model: str, request: str, report: str) 
         dag_id: DAG that the reader may read.
         model: Model's name.
         request: Id of the request.
-        report: Name in the result's `reports`.
+        report: Name in the `reports` of the result, or of the error that was answered instead.
     """
     if not re.match(_MODEL, model) or not re.match(_REQUEST, request):
         return None
     folder = requests_folder(base, model) / request
     try:
         sender = json.loads((folder / REQUEST).read_text(encoding="utf-8"))["coordinates"]["dag_id"]
-        result = read_response(folder)
+        answer = read_response(folder)
+        if sender != dag_id or answer is None or report not in answer.reports:
+            return None
+        # Validation errors are ValueErrors: what an error names was never checked.
+        named = FileOutput.model_validate(answer.reports[report])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    if sender != dag_id or not isinstance(result, JobResult) or report not in result.reports:
-        return None
-    named = result.reports[report]
     path = Path(named.uri).resolve()
     if not path.is_relative_to(base.resolve()) or not path.is_file():
         return None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from aiosmtpd.controller import Controller
-from airflow.sdk import DAG
+from airflow.sdk import DAG, TriggerRule
 
 from airflow_ml.operators import IngestOperator, SendAlertOperator, TriggerTrainingOperator
 from airflow_ml.spec import Alerts
@@ -62,7 +62,7 @@ def alerting(platform):
     )
 
 
-def _alert(model, platform, started, **decision):
+def _alert(model, platform, started, resent="", **decision):
     with DAG("alert", schedule=None) as dag:
         SendAlertOperator(
             task_id="alert",
@@ -71,6 +71,7 @@ def _alert(model, platform, started, **decision):
             decision={"summary": DECISION | decision},
             monitoring=MONITORING,
             started=started,
+            resent=resent,
         )
     return dag
 
@@ -110,6 +111,25 @@ def test_a_retraining_of_an_earlier_run_is_not_told_again(model, alerting, mailb
     assert mailbox.mails == []
 
 
+def test_a_retraining_that_is_sent_again_is_told(model, alerting, mailbox, run_dag):
+    lost = {"run_id": "drift__2013-07-28", "window": {"from": "2013-01-28", "to": "2013-07-26"}}
+    dag = _alert(model, alerting, "", resent=lost["run_id"], decision="cooling_down", resend=[lost])
+    assert run_dag(dag, logical_date=DAY)[1] == {"alert": "success"}
+    (mail,) = mailbox.mails
+    assert mail["subject"].startswith("[small] retraining started, because its trigger was lost")
+    body = mail.get_body(("html",)).get_content()
+    assert "drift__2013-07-28" in body
+    assert "2013-01-28..2013-07-26" in body
+    run_dag(_alert(model, alerting, "", decision="cooling_down", resend=[lost]), logical_date=DAY)
+    assert len(mailbox.mails) == 1
+
+
+def test_days_that_were_told_as_broken_are_not_told_again(model, alerting, mailbox, run_dag):
+    dag = _alert(model, alerting, "", decision="broken_input", reasons=["column tailnum is gone"], news=[])
+    assert run_dag(dag, logical_date=DAY)[1] == {"alert": "skipped"}
+    assert mailbox.mails == []
+
+
 def test_without_recipients_the_task_is_skipped(model, platform, run_dag):
     _, states = run_dag(_alert(model, platform, "drift__2013-08-01"), logical_date=DAY)
     assert states == {"alert": "skipped"}
@@ -124,10 +144,14 @@ def test_a_mail_server_that_is_away_fails_the_task(model, alerting, run_dag, mon
     assert states == {"alert": "failed"}
 
 
-def test_a_source_that_is_refused_is_told_by_its_task(model, alerting, mailbox, script, run_dag):
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [("BadFile", True), ("DataBroken", True), ("MissingPartition", True), ("BaseError", False), ("JobFailed", False)],
+)
+def test_a_source_that_is_refused_is_told_by_its_task(model, alerting, mailbox, script, run_dag, error, told):
     from airflow_ml.notifications import ModelAlertNotifier
 
-    script(ingest={"do": "fail", "error": "SpecError"})
+    script(ingest={"do": "fail", "error": error})
     with DAG("refused", schedule=None) as dag:
         IngestOperator(
             task_id="ingest",
@@ -136,6 +160,9 @@ def test_a_source_that_is_refused_is_told_by_its_task(model, alerting, mailbox, 
             on_failure_callback=ModelAlertNotifier(model.name, alerting),
         )
     run_dag(dag, logical_date=DAY)
+    if not told:
+        assert mailbox.mails == []
+        return
     (mail,) = mailbox.mails
     body = mail.get_body(("html",)).get_content()
     assert "input is broken" in mail["subject"]
@@ -179,7 +206,7 @@ def target(register_dag, request):
     """A training DAG that nothing runs."""
     from airflow.sdk import BaseOperator
 
-    name = f"training_{request.node.name.partition('[')[0][-40:]}"
+    name = "training_" + "".join(c if c.isalnum() else "_" for c in request.node.name)[-40:]
     with DAG(name, schedule=None) as dag:
         BaseOperator(task_id="train")
     register_dag(dag)
@@ -190,6 +217,8 @@ def test_a_decision_starts_its_training_once(target, trigger, runs_of):
     assert trigger(target, DECISION) == "success"
     (run_id, (state, conf, note)), *others = runs_of(target).items()
     assert not others
+    starter = conf.pop("triggered_by")
+    assert starter["dag_id"].startswith("decides_")
     assert (run_id, state, conf) == ("drift__2013-08-01", "queued", {"from": "2013-02-01", "to": "2013-07-30"})
     assert note == "12 of 30 columns drifted"
     assert trigger(target, DECISION) == "skipped"
@@ -202,11 +231,36 @@ def test_other_decisions_start_nothing(target, trigger, runs_of, decision):
     assert runs_of(target) == {}
 
 
+@pytest.mark.parametrize("resend", [False, True])
+def test_a_try_that_was_killed_after_it_started_the_run_has_started_it(target, run_dag, runs_of, resend):
+    """The second task of the run asks for what the first one has started, as a retry does; another run finds it too."""
+    lost = {"run_id": DECISION["run_id"], "window": DECISION["window"]}
+    summary = DECISION | ({"decision": "cooling_down", "resend": [lost]} if resend else {})
+
+    def decides(name):
+        fixed = {"trigger_dag_id": target, "decision": {"summary": summary}, "resend": resend}
+        with DAG(name, schedule=None) as dag:
+            first, retry = (TriggerTrainingOperator(task_id=task, **fixed) for task in ("killed", "retry"))
+            first >> retry
+        retry.trigger_rule = TriggerRule.ALL_DONE
+        run, states = run_dag(dag, logical_date=DAY)
+        pulled = {ti.task_id: ti.xcom_pull(task_ids=ti.task_id, key="started") for ti in run.get_task_instances()}
+        return states, pulled
+
+    states, started = decides(f"killed_{resend}")
+    assert states == {"killed": "success", "retry": "success"}
+    assert started["retry"] == DECISION["run_id"]
+    states, started = decides(f"another_{resend}")
+    assert states == {"killed": "skipped", "retry": "skipped"}
+    assert not started["retry"]
+    assert list(runs_of(target)) == [DECISION["run_id"]]
+
+
 def test_a_trigger_that_was_lost_is_sent_again(target, trigger, runs_of):
     lost = {"run_id": "drift__2013-07-28", "window": {"from": "2013-01-28", "to": "2013-07-26"}}
     summary = DECISION | {"decision": "cooling_down", "resend": [lost]}
     assert trigger(target, summary, resend=True) == "success"
-    assert runs_of(target)["drift__2013-07-28"][1] == lost["window"]
+    assert lost["window"].items() <= runs_of(target)["drift__2013-07-28"][1].items()
     assert trigger(target, summary, resend=True) == "skipped"
 
 

@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable, Param
+from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable, Param, TriggerRule
 from airflow.sdk.definitions.param import ParamsDict
 
 from airflow_ml import operators, pipelines, sensors
@@ -83,6 +83,16 @@ def test_every_task_is_tried_again(dags):
     tasks = [task for dag in dags.values() for task in dag.tasks]
     assert len(tasks) == 24
     assert all(task.retries >= 2 and task.retry_delay.total_seconds() == 10 for task in tasks)
+    assert all(task.execution_timeout == timedelta(hours=12) for task in tasks)
+
+
+def test_a_night_that_was_not_scored_holds_nobody_up(dags):
+    monitoring = dags["small_monitoring"]
+    waits = monitoring.get_task("wait_for_predictions")
+    assert waits.soft_fail
+    assert waits.timeout <= 3600
+    assert monitoring.get_task("monitor").trigger_rule == TriggerRule.NONE_FAILED
+    assert monitoring.get_task("monitor").upstream_task_ids == {"ingest_outcomes", "join_feedback"}
 
 
 @pytest.mark.parametrize("kind", [MidnightUntil, DayOverUntil])
@@ -117,6 +127,18 @@ def test_params_are_forms(dags):
     assert dags["small_release"].params.get_param("version").schema["type"] == "integer"
 
 
+@pytest.mark.parametrize("conf", [{}, {"version": None}, {"version": 0}, {"version": 1.5}])
+def test_a_release_without_a_version_is_refused_by_the_trigger(dags, register_dag, client, token, conf):
+    register_dag(dags["small_release"])
+    answer = client.post(
+        "/api/v2/dags/small_release/dagRuns",
+        json={"logical_date": None, "conf": conf},
+        headers={"Authorization": f"Bearer {token('admin')}"},
+    )
+    assert answer.status_code == 400, answer.text
+    assert "version" in answer.text or "No value passed" in answer.text
+
+
 def test_training_parameters_of_plain_types_are_in_the_form():
     from airflow_ml import Horovod
 
@@ -143,7 +165,8 @@ class Pulled:
 
 
 def _context(dag, **dates):
-    return {"params": {name: dag.params[name] for name in dag.params}, "ti": Pulled(), **dates}
+    params = {name: dag.params.get_param(name).resolve(suppress_exception=True) for name in dag.params}
+    return {"params": params, "ti": Pulled(), **dates}
 
 
 @pytest.mark.parametrize("dates", [{}, {"ds": "2013-08-01"}], ids=["without a logical date", "with one"])
@@ -191,13 +214,15 @@ def test_pipelines_are_task_groups_of_ones_own_dag():
     model = small_model()
     with DAG("mine", schedule=None) as dag:
         data = pipelines.data_pipeline(model)
-        training = pipelines.training_pipeline(model, retries=5)
+        training = pipelines.training_pipeline(model, retries=5, execution_timeout=timedelta(days=2))
         data >> training >> pipelines.scoring_pipeline(model, group_id="nightly")
         pipelines.monitoring_pipeline(model)
     assert dag.get_task("small_training.train").retries == 5
+    assert dag.get_task("small_training.train").execution_timeout == timedelta(days=2)
     assert dag.get_task("small_data.ingest").retries == 2
     assert dag.get_task("nightly.wait_for_features").upstream_task_ids == {"small_training.release"}
     assert "small_monitoring.trigger_training" in dag.get_task("small_monitoring.alert").started
+    assert "small_monitoring.resend_training" in dag.get_task("small_monitoring.alert").resent
 
 
 def test_two_models_live_side_by_side():

@@ -1,11 +1,13 @@
 """Operators in real task runs, over stages that do what a script says."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
 
+from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.requests import Coordinates, JobRequest
 from airflow_ml.operators import (
     CheckGatesOperator,
     IngestOperator,
@@ -14,8 +16,11 @@ from airflow_ml.operators import (
     ReleaseModelOperator,
     ScoreOperator,
     TrainModelOperator,
+    ValidateDataOperator,
 )
 from airflow_ml.pipelines import model_dags
+from airflow_ml.stages._files import wanted_version
+from airflow_ml.stages.context import StageContext
 
 DAY = datetime(2013, 8, 1, tzinfo=UTC)
 
@@ -202,6 +207,41 @@ def test_a_release_by_hand_names_a_version_and_no_window(model, platform, run_da
     assert sent["window"] is None
 
 
+def test_a_release_by_hand_without_a_version_is_refused_before_anything_is_sent(
+    model, platform, run_dag, requests_sent
+):
+    with DAG("bare", schedule=None) as dag:
+        ReleaseModelOperator(task_id="release", model=model, platform=platform, stage_params={"version": ""})
+    _, states = run_dag(dag, logical_date=DAY)
+    assert states == {"release": "failed"}
+    assert requests_sent() == {}
+
+
+@pytest.mark.parametrize(
+    ("params", "version"),
+    [({}, None), ({"version": ""}, None), ({"version": 3}, 3), ({"version": "12", "reason": "better"}, 12)],
+)
+def test_a_stage_takes_a_version(model, platform, params, version):
+    assert wanted_version(_context(model, platform, params), "reason") == version
+
+
+@pytest.mark.parametrize("params", [{"version": v} for v in (1.9, True, "1.9", "-1", "²", [1])] + [{"vesion": 9}])
+def test_a_stage_refuses_what_is_no_version(model, platform, params):
+    with pytest.raises(SpecError, match=r"whole number|unknown parameters: vesion.*it takes: version, reason"):
+        wanted_version(_context(model, platform, params), "reason")
+
+
+def _context(model, platform, params):
+    request = JobRequest(
+        stage="release",
+        model=model,
+        platform=platform,
+        params=params,
+        coordinates=Coordinates(dag_id="d", task_id="t", run_id="r", try_number=1),
+    )
+    return StageContext(request)
+
+
 def test_the_xcom_is_small_and_the_links_are_there(model, platform, script, run_dag, xcoms):
     report = {"uri": f"{platform.base}/r.html", "sha256": "0", "media_type": "text/html"}
     script(gates={"summary": {"verdict": "passed", "long": ["x" * 100] * 100}, "reports": {"gates": report}})
@@ -231,6 +271,36 @@ def test_the_run_in_mlflow_is_linked_while_the_training_runs(model, platform, sc
         )
     run, _ = run_dag(dag, logical_date=DAY)
     assert xcoms(run)["train", "_link_MLflowRunLink"] == f"http://mlflow:5000/#/runs/{'a' * 32}"
+
+
+def test_the_page_of_a_refusal_is_linked(model, platform, script, run_dag, xcoms):
+    report = {"uri": f"{platform.base}/anomalies.html", "sha256": "0", "media_type": "text/html"}
+    script(validate={"do": "fail", "error": "DataBroken", "reports": {"anomalies": report}})
+    with DAG("refused_day", schedule=None) as dag:
+        ValidateDataOperator(task_id="validate", model=model, platform=platform)
+    run, states = run_dag(dag, logical_date=DAY)
+    assert states == {"validate": "failed"}
+    link = xcoms(run)["validate", "_link_ReportLink"]
+    assert link.startswith("http://airflow.test/airflow-ml/reports/refused_day/small/")
+    assert link.endswith("/anomalies")
+
+
+def test_a_job_that_hangs_is_ended(model, platform, script, run_dag, tmp_path):
+    script(ingest={"do": "family", "tag": str(tmp_path), "ready": str(tmp_path / "ready")})
+    with DAG("hangs", schedule=None) as dag:
+        IngestOperator(task_id="ingest", model=model, platform=platform, execution_timeout=timedelta(seconds=3))
+    _, states = run_dag(dag, logical_date=DAY)
+    assert states == {"ingest": "failed"}
+    assert (tmp_path / "ready").exists()
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path).encode() in _read(path)]
+    assert left == []
+
+
+def _read(path):
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_mlflow_links_need_a_server(platform):
@@ -288,8 +358,9 @@ def test_a_connection_may_describe_the_platform(model, platform, operator, run_d
 
     extra = {"base": platform.base, "python": platform.compute.python}
     monkeypatch.setenv("AIRFLOW_CONN_ML_HERE", json.dumps({"conn_type": "airflow_ml", "extra": extra}))
+    named = {"stage_params": {"version": 1}} if operator is ReleaseModelOperator else {}
     with DAG("connected", schedule=None) as dag:
-        operator(task_id="go", model=model, airflow_ml_conn_id="ml_here", start="2013-01-01", end="2013-03-01")
+        operator(task_id="go", model=model, airflow_ml_conn_id="ml_here", start="2013-01-01", end="2013-03-01", **named)
     _, states = run_dag(dag, logical_date=DAY)
     assert states == {"go": "success"}
     assert len(requests_sent()) == 1

@@ -108,6 +108,21 @@ def test_a_link_out_of_the_base_is_not_followed(client, token, result, tmp_path)
     assert _get(client, f"small_monitoring/small/{request}/drift", token("viewer")).status_code == 200
 
 
+@pytest.mark.parametrize(("inside", "status"), [(True, 200), (False, 404)])
+def test_the_page_of_a_refusal_is_served_like_any_other(client, token, result, tmp_path, inside, status):
+    request = result()
+    folder = tmp_path / "base" / "runs" / "small"
+    page = folder / "monitor" / "drift.html" if inside else tmp_path / "outside.html"
+    named = {"anomalies": {"uri": str(page), "sha256": "0", "media_type": "text/html"}, "odd": {"uri": 7}}
+    response = {"error": "DataBroken", "what": "no", "reports": named}
+    (folder / "requests" / request / "response.json").write_text(json.dumps(response))
+    answer = _get(client, f"small_monitoring/small/{request}/anomalies", token("viewer"))
+    assert answer.status_code == status
+    assert ("sandbox" in answer.headers.get("content-security-policy", "")) == inside
+    assert _get(client, f"mine/small/{request}/anomalies", token("viewer")).status_code == 404
+    assert _get(client, f"small_monitoring/small/{request}/odd", token("viewer")).status_code == 404
+
+
 def test_a_request_without_a_result_has_no_report(client, token, result, tmp_path):
     request = result()
     response = tmp_path / "base" / "runs" / "small" / "requests" / request / "response.json"

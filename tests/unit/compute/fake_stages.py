@@ -49,6 +49,8 @@ def main(request_path: str, response_path: str) -> int:
         os._exit(params["code"])
     if action == "fail":
         response = {"error": params["error"], "what": "no good", "where": "row 3", "remedy": "mend it"}
+        if "reports" in params:
+            response["reports"] = params["reports"]
         Path(response_path).write_text(json.dumps(response))
         return 1
     for name in params.get("tell", []):
