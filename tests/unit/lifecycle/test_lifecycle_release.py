@@ -215,9 +215,9 @@ def test_releases_follow_each_other_and_a_person_goes_back(serving: Finished) ->
     assert serving.run("release").summary["previous_champion"] == first
     assert state(serving) == after(1, 2)
 
-    back = serving.run("release", version=first)
+    back = serving.run("release", version=first, reason="the second one is late at night")
     assert back.summary["by_hand"] is True
-    assert champions.history(serving.platform, "small")[0].reason == "chosen by hand"
+    assert champions.history(serving.platform, "small")[0].reason == "the second one is late at night"
     assert state(serving)["stable"] == (first, first)
     # The automatic run of version 2 is cleared: it must not undo what a person did.
     with pytest.raises(ChampionMoved, match="it was champion before"):

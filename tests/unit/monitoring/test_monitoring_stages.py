@@ -204,6 +204,22 @@ def test_a_day_that_was_held_back_is_broken_input(watch):
     assert watch.decide().summary["decision"] == "retrain"
 
 
+def test_a_newest_day_that_was_never_scored_is_broken_input_and_news_once(watch):
+    watch.release()
+    days = list(Window.of(WEEK.start, WEEK.end + timedelta(days=1)))
+    watch.week(rows(days[:6], seed=5))
+    watch.commit("raw", rows([days[6]])[["id", "ds"]], [days[6]])
+    first = watch.decide().summary
+    assert first["decision"] == "broken_input"
+    assert first["news"] == first["reasons"]
+    # The next day is sound, and its window still holds the broken one.
+    watch.week(rows([days[7]], seed=6))
+    second = watch.decide(Window.of(days[1], days[7])).summary
+    assert second["decision"] == "broken_input"
+    assert second["reasons"] == first["reasons"]
+    assert second["news"] == []
+
+
 def test_a_day_that_validation_refused_is_broken_input_until_it_is_delivered_again(watch):
     watch.release()
     frame = rows(WEEK, seed=5, shift=1.0)
