@@ -94,7 +94,8 @@ def job(splits: Path, tmp_path: Path) -> Callable[..., TrainingJob]:
 
 def model(**training: Any) -> Model:
     """A declaration that fits the splits."""
-    source = Schema(columns=(Column(name="entity", type="string"), Column(name="origin", type="string")), key="entity")
+    columns = tuple(Column(name=name, type="string") for name in ("entity", "origin", "terminal"))
+    source = Schema(columns=columns, key="entity")
     return Model(
         name="toy",
         source=Files(path="{ds}.csv", schema=source),
