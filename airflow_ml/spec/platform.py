@@ -3,17 +3,29 @@
 Credentials are not here either: a platform names Airflow connections, and whoever runs a job resolves them last.
 """
 
+import re
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl
 
-from pydantic import AfterValidator, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, ConfigDict, Field
 
 from airflow_ml.spec.base import Frozen
 
+# As SQLAlchemy reads a user: a password goes on to the `@`, whatever is in it.
+_USER_WITH_PASSWORD = re.compile(r"//[^:/@]*:[^@]*@")
+_SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase)?$|pwd$|secret|token|credential|(^|[^a-z])(sig|auth)$|signature|authorization"
+    r"|(api|access|account|shared|private)[-_]?key"
+)
+_SECRET_INSIDE = re.compile(r"(password|passwd|pwd|secret|token)\s*=", re.IGNORECASE)
+"""In the value of a parameter: a whole ODBC connection string can be one."""
+
 
 def _folder(value: str) -> str:
-    if "://" in value:
-        raise ValueError(f"{value!r}: only folders of this machine are supported yet; give an absolute path")
+    scheme, remote, _ = value.partition("://")
+    if remote:
+        # The rest may hold a password.
+        raise ValueError(f"'{scheme}://…': only folders of this machine are supported yet; give an absolute path")
     if not value.startswith("/"):
         raise ValueError(f"{value!r} is relative; give an absolute path, because tasks start in many folders")
     return value.rstrip("/") or "/"
@@ -21,6 +33,21 @@ def _folder(value: str) -> str:
 
 Folder = Annotated[str, AfterValidator(_folder)]
 """A folder of this machine."""
+
+
+def _without_secret(value: str) -> str:
+    """Refuse an address that holds a secret: it would stand in requests, logs, links and error messages."""
+    _, _, query = value.partition("?")
+    pairs = parse_qsl(query.replace("#", "&").replace(";", "&"), keep_blank_values=False)
+    named = [name for name, given in pairs if _SECRET_NAME.search(name.lower()) or _SECRET_INSIDE.search(given)]
+    if named or _USER_WITH_PASSWORD.search(value):
+        what = f"a secret in its parameter {named[0]!r}" if named else "a password"
+        raise ValueError(f"the address holds {what}; put credentials into a connection, and name it in `connections`")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_without_secret)]
+"""A server's address or a URI, without credentials."""
 
 
 class LocalCompute(Frozen):
@@ -45,9 +72,12 @@ class ServingTarget(Frozen):
         rest: ``host:port``.
     """
 
+    # A refused address may hold a password: messages do not repeat what was given.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
     folder: Folder | None = None
-    grpc: str = "127.0.0.1:8500"
-    rest: str = "127.0.0.1:8501"
+    grpc: Address = "127.0.0.1:8500"
+    rest: Address = "127.0.0.1:8501"
 
 
 class Alerts(Frozen):
@@ -80,27 +110,17 @@ class Platform(Frozen):
             by the compute at the last moment and never written into a request.
     """
 
-    # A refused address may hold a password: messages do not repeat what was given.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     base: Folder
     landing: Folder | None = None
-    registry: str | None = None
-    registry_ui: str | None = None
+    registry: Address | None = None
+    registry_ui: Address | None = None
     compute: LocalCompute = LocalCompute()
     computes: dict[str, LocalCompute] = Field(default_factory=dict)
     serving: ServingTarget = ServingTarget()
     alerts: Alerts = Alerts()
     connections: dict[str, str] = Field(default_factory=dict)
-
-    @field_validator("registry", "registry_ui")
-    @classmethod
-    def _without_password(cls, value: str | None) -> str | None:
-        if value is not None and urlsplit(value).password is not None:
-            raise ValueError(
-                "the address holds a password; put credentials into a connection, and name it in `connections`"
-            )
-        return value
 
     @property
     def landing_root(self) -> str:

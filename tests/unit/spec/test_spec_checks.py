@@ -1,12 +1,13 @@
 """What a declaration refuses before it costs a run: metrics, checks, columns and addresses that cannot be meant."""
 
 import math
+import re
 
 import pytest
 from pydantic import ValidationError
 
 from airflow_ml import Column, Features, Files, Label, Platform, Schema, at_least, at_most, beats_champion, each_slice
-from airflow_ml.spec import categories, in_range, nulls, servable
+from airflow_ml.spec import ServingTarget, categories, in_range, nulls, servable
 from tests.support.models import small_model
 
 ID = Column(name="id", type="string")
@@ -87,12 +88,34 @@ def test_a_check_that_cannot_hold_is_refused(build, says):
         (lambda: features(categorical=("id",)), "'id' cannot be a model input"),
         (lambda: features(numeric=("x", "label")), "'label' cannot be a model input"),
         (lambda: features(numeric=("ds",)), "'ds' cannot be a model input"),
+        (lambda: features(numeric=("probability",)), "'probability' cannot be a model input.*give the feature another"),
+        (lambda: features(entity="release"), "entity: 'release' is a column that we add beside the entity; give"),
+        (lambda: features(event_time="label"), "event_time: 'label' is a column that we add; let the build"),
+        (
+            lambda: Label(compute="a:b", source=files(ID, Column(name="label", type="bool"))),
+            "source: its column 'label' has the name of the column that `compute` makes.*; have it delivered",
+        ),
+        (
+            lambda: small_model(source=files(ID, Column(name="Label", type="bool"))),
+            "source: its column 'Label' has the name of what is predicted.*; have it delivered under another name",
+        ),
+        (
+            lambda: small_model(source=files(ID, Column(name="probability", type="float")), slices=("probability",)),
+            "slices: 'probability' is a column that we add to what is evaluated; have the source's column",
+        ),
+        (lambda: files(ID, Column(name="DS", type="string")), "'ds' is the partition column"),
+        (lambda: files(ID, Column(name="ID", type="string")), "columns declared twice: ID, id"),
         (lambda: small_model(slices=("x", "carier")), "slices: 'carier' is neither a model input nor a column"),
     ],
 )
 def test_columns_that_do_not_fit_together_are_refused(build, says):
     with pytest.raises(ValidationError, match=says):
         build()
+
+
+def test_a_column_of_the_source_that_nothing_of_ours_stands_beside_may_have_any_name():
+    source = files(ID, *(Column(name=name, type="float") for name in ("probability", "release", "arrived")))
+    assert small_model(source=source, slices=("release",)).source.schema_.names[1] == "probability"
 
 
 def test_slices_are_model_inputs_or_columns_of_the_source():
@@ -108,14 +131,37 @@ def test_slices_are_model_inputs_or_columns_of_the_source():
         ({"landing": "s3://bucket"}, "only folders of this machine"),
         ({"registry": "https://ann:secret@mlflow.test"}, "put credentials into a connection"),
         ({"registry": "postgresql://ann:secret@db.test/mlflow"}, "put credentials into a connection"),
+        ({"registry": "postgresql://ann:se/cret@db.test/mlflow"}, "holds a password; put credentials into a connect"),
+        ({"registry": "postgresql://ann@db.test/mlflow?password=s3cret"}, "a secret in its parameter 'password'"),
+        ({"registry": "postgresql:///mlflow?sslmode=require&sslpassword=s3cret"}, "in its parameter 'sslpassword'"),
+        ({"registry": "mysql://db.test/mlflow?passwd=s3cret"}, "a secret in its parameter 'passwd'"),
+        ({"registry": "mssql+pyodbc:///?odbc_connect=UID%3Dann%3BPWD%3Ds3cret"}, "in its parameter 'odbc_connect'"),
+        ({"registry_ui": "https://mlflow.test/?access_token=s3cret"}, "a secret in its parameter 'access_token'"),
+        ({"registry_ui": "https://mlflow.test/?Api-Key=s3cret"}, "a secret in its parameter 'Api-Key'"),
+        ({"registry_ui": "https://mlflow.test/?x=1#token=s3cret"}, "a secret in its parameter 'token'"),
+        ({"serving": {"rest": "http://ann:s3cret@models.test:8501"}}, "put credentials into a connection"),
+        ({"landing": "s3://ann:s3cret@bucket"}, "'s3://…': only folders of this machine"),
     ],
 )
 def test_a_platform_of_relative_folders_or_with_a_password_is_refused(fields, says):
     with pytest.raises(ValidationError, match=says) as refused:
         Platform(base="/base", **fields)
-    assert "secret" not in str(refused.value)
+    assert not re.search("secret@|s3cret|cret@", str(refused.value))
+
+
+def test_a_serving_target_alone_refuses_a_password_too():
+    with pytest.raises(ValidationError, match="put credentials into a connection") as refused:
+        ServingTarget(grpc="//ann:s3cret@models.test:8500")
+    assert "s3cret" not in str(refused.value)
 
 
 def test_addresses_without_a_password_are_taken():
-    for registry in ("sqlite:////base/mlflow.db", "http://mlflow.test:5000", "postgresql://ann@db.test/mlflow"):
+    for registry in (
+        "sqlite:////base/mlflow.db",
+        "sqlite:////base/a:b@c/mlflow.db",
+        "http://mlflow.test:5000",
+        "http://[::1]:5000",
+        "postgresql://ann@db.test/mlflow",
+        "postgresql://ann@db.test:5432/mlflow?sslmode=require&passfile=/run/pgpass&sslkey=/run/key.pem&author=ann",
+    ):
         assert Platform(base="/base", registry=registry).registry_uri == registry
