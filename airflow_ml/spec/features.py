@@ -7,8 +7,11 @@ from pydantic import Field, model_validator
 from airflow_ml.spec.base import Days, EntryPoint, Frozen
 from airflow_ml.spec.source import Files
 
-RESERVED = ("label", "ds")
-"""Columns of a training set that we add."""
+RESERVED = ("ds", "label", "probability")
+"""Columns that we add beside model inputs: the partition, what is predicted, and what the model says of a row."""
+
+OF_PREDICTIONS = ("decision", "model_version", "release", "scored_at", "arrived")
+"""Columns that we add beside the entity, and those of `RESERVED`, in the tables predictions and feedback."""
 
 
 class Features(Frozen):
@@ -39,11 +42,21 @@ class Features(Frozen):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"columns declared twice: {', '.join(twice)}")
-        taken = [name for name in names if name in (self.entity, self.event_time, *RESERVED)]
+        taken = [name for name in names if name in (self.entity, self.event_time) or name.lower() in RESERVED]
         if taken:
             raise ValueError(
-                f"{taken[0]!r} cannot be a model input: the entity, the event time, 'label' and 'ds' are beside them; "
-                "give the feature another name"
+                f"{taken[0]!r} cannot be a model input: the entity, the event time, {_quoted(RESERVED)} are beside "
+                "them; give the feature another name"
+            )
+        if self.entity.lower() in (*RESERVED, *OF_PREDICTIONS):
+            raise ValueError(
+                f"entity: {self.entity!r} is a column that we add beside the entity; give the entity's column another "
+                "name, in both sources"
+            )
+        if self.event_time.lower() in RESERVED:
+            raise ValueError(
+                f"event_time: {self.event_time!r} is a column that we add; let the build return the event time under "
+                "another name"
             )
         return self
 
@@ -68,7 +81,21 @@ class Label(Frozen):
     delay: Days = Field(default=1, ge=1)
     source: Files
 
+    @model_validator(mode="after")
+    def _of_outcomes(self) -> Self:
+        taken = [name for name in self.source.schema_.names if name.lower() == "label"]
+        if taken:
+            raise ValueError(
+                f"source: its column {taken[0]!r} has the name of the column that `compute` makes, which we add; have "
+                "it delivered under another name, and let `compute` read that"
+            )
+        return self
+
     @property
     def lag(self) -> int:
         """Days between a partition and the newest outcomes known at its 00:00: ``delay + 1``."""
         return self.delay + 1
+
+
+def _quoted(names: tuple[str, ...]) -> str:
+    return " and ".join([", ".join(map(repr, names[:-1])), repr(names[-1])])

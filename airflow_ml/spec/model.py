@@ -8,7 +8,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from airflow_ml.spec.base import Frozen, Name
-from airflow_ml.spec.features import Features, Label
+from airflow_ml.spec.features import RESERVED, Features, Label
 from airflow_ml.spec.gates import EachSlice, Gate
 from airflow_ml.spec.monitoring import Monitoring
 from airflow_ml.spec.serving import Scoring, Serving
@@ -76,6 +76,12 @@ class Model(Frozen):
             raise ValueError(
                 f"features.entity: {entity!r} is not a column of the source; use one of {', '.join(known)}"
             )
+        label = [name for name in known if name.lower() == "label"]
+        if label:
+            raise ValueError(
+                f"source: its column {label[0]!r} has the name of what is predicted, which we add beside its columns; "
+                "have it delivered under another name"
+            )
         if self.label.source.schema_.key != entity:
             raise ValueError(
                 f"label.source: its key is {self.label.source.schema_.key!r}, the entity is {entity!r}; outcomes are "
@@ -86,6 +92,12 @@ class Model(Frozen):
             raise ValueError(
                 f"slices: {', '.join(map(repr, strange))} is neither a model input nor a column of the source; correct "
                 "the name, or declare the column"
+            )
+        taken = [name for name in self.slices if name.lower() in RESERVED]
+        if taken:
+            raise ValueError(
+                f"slices: {taken[0]!r} is a column that we add to what is evaluated; have the source's column "
+                "delivered under another name"
             )
         for gate in self.gates:
             if isinstance(gate, EachSlice) and gate.column not in self.slices:

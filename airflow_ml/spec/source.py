@@ -130,12 +130,14 @@ class Schema(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> "Schema":
         names = [column.name for column in self.columns]
-        twice = sorted({name for name in names if names.count(name) > 1})
+        # Neither Spark nor Delta tells names apart by their case.
+        lower = [name.lower() for name in names]
+        twice = sorted({name for name in names if lower.count(name.lower()) > 1})
         if twice:
             raise ValueError(f"columns declared twice: {', '.join(twice)}")
         if self.key not in names:
             raise ValueError(f"key {self.key!r} is not a column; declared are {', '.join(names)}")
-        if "ds" in names:
+        if "ds" in lower:
             raise ValueError("'ds' is the partition column, which we add; call the source's own column something else")
         return self
 

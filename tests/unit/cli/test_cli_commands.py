@@ -62,6 +62,7 @@ def test_a_right_declaration_passes(project):
         ('gates=(at_least("roc_auc", 0.7),),', "", "Model.gates", "add it"),
         ('name="toy"', 'name="Toy Model"', "Model.name", "lower-case"),
         ('delay="1d"', 'delay="one day"', "Label.delay", "14d"),
+        ('Column(name="y"', 'Column(name="label"', "Label.source", "have it delivered under another name"),
         ('numeric=("x",)', 'numerc=("x",)', "Features.numerc", "check the spelling"),
         ("{ds}.csv.gz", "all.csv.gz", "Files.path", "put '{ds}'"),
         ('"toy_code:build"', '"toy_code.build"', "Features.build", "package.module:function"),
