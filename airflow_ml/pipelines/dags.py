@@ -4,14 +4,15 @@ Timetables are explicit: what a plain ``@daily`` means differs between deploymen
 """
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable
-from pydantic import BaseModel
+from airflow.sdk import DAG, CronDataIntervalTimetable, CronTriggerTimetable, Param
 
 from airflow_ml.pipelines import groups
 from airflow_ml.pipelines.docs import doc
-from airflow_ml.pipelines.forms import ReleaseForm, ScoringForm, WindowForm, form, training_form
+from airflow_ml.pipelines.forms import ReleaseForm, ScoringForm, WindowForm, form, overridable, training_form
 from airflow_ml.spec import Model, Platform
 
 MIDNIGHT = "0 0 * * *"
@@ -30,22 +31,28 @@ def model_dags(model: Model, platform: Platform | None = None) -> dict[str, DAG]
     # The partition of a run is its logical date. Data and scoring run at its 00:00 with what has landed by then;
     # monitoring runs when the day is over, in order, because a decision counts the earlier ones.
     at_midnight, after_the_day = _schedules(model)
-    with _dag(model, "data", schedule=at_midnight, params=form(WindowForm), max_active_runs=2) as data:
+    with _dag(model, "data", form(WindowForm), schedule=at_midnight, max_active_runs=2) as data:
         groups.data_tasks(model, platform)
-    choices = training_form(model)
-    with _dag(model, "training", schedule=None, params=form(choices), max_active_runs=1) as training:
-        groups.training_tasks(model, platform, _overrides(model, choices))
-    with _dag(model, "scoring", schedule=at_midnight, params=form(ScoringForm), max_active_runs=4) as scoring:
+    with _dag(model, "training", training_form(model), schedule=None, max_active_runs=1) as training:
+        groups.training_tasks(model, platform, _overrides(model))
+    with _dag(model, "scoring", form(ScoringForm), schedule=at_midnight, max_active_runs=4) as scoring:
         groups.scoring_tasks(model, platform)
-    with _dag(model, "monitoring", schedule=after_the_day, params=form(WindowForm), max_active_runs=1) as monitoring:
+    with _dag(model, "monitoring", form(WindowForm), schedule=after_the_day, max_active_runs=1) as monitoring:
         groups.monitoring_tasks(model, platform)
-    with _dag(model, "release", schedule=None, params=form(ReleaseForm), max_active_runs=1) as release:
+    with _dag(model, "release", form(ReleaseForm), schedule=None, max_active_runs=1) as release:
         groups.release_tasks(model, platform)
     return {dag.dag_id: dag for dag in (data, training, scoring, monitoring, release)}
 
 
-def _dag(model: Model, what: str, **kwargs: Any) -> DAG:
-    return DAG(
+@contextmanager
+def _dag(model: Model, what: str, params: dict[str, Param], **kwargs: Any) -> Iterator[DAG]:
+    """A DAG around its tasks, with a form.
+
+    The form comes last. Airflow copies the params that a DAG has into each of its tasks, and validates every copy's
+    schema several times while it serialises: two thirds of what our DAGs cost the DAG processor. No task needs its
+    copy, because a run merges the DAG's params into those of the task.
+    """
+    dag = DAG(
         dag_id=f"{model.name}_{what}",
         # Catching up makes a run for every day since the start as soon as somebody unpauses: history goes in bulk, by
         # hand.
@@ -55,6 +62,9 @@ def _dag(model: Model, what: str, **kwargs: Any) -> DAG:
         doc_md=doc(model, what),
         **kwargs,
     )
+    with dag:
+        yield dag
+    dag.params.update(params)
 
 
 def _schedules(model: Model) -> tuple[Any, Any]:
@@ -66,10 +76,7 @@ def _schedules(model: Model) -> tuple[Any, Any]:
     return MidnightUntil(model.end), DayOverUntil(model.end)
 
 
-def _overrides(model: Model, choices: type[BaseModel]) -> str | None:
+def _overrides(model: Model) -> str | None:
     """A template: JSON of the form's training parameters, null where nobody set one."""
-    names = [name for name in choices.model_fields if name in model.training.params]
-    if not names:
-        return None
-    entries = ", ".join(f"{json.dumps(name)}: params.get({json.dumps(name)})" for name in names)
-    return "{{ {" + entries + "} | tojson }}"
+    entries = ", ".join(f"{json.dumps(name)}: params.get({json.dumps(name)})" for name in overridable(model))
+    return "{{ {" + entries + "} | tojson }}" if entries else None

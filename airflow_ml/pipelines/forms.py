@@ -1,11 +1,11 @@
 """Params of the DAGs as forms: pydantic models to the JSON schemas that Airflow's trigger form shows."""
 
+from collections.abc import Mapping
 from datetime import date
-from functools import cache
 from typing import Any
 
 from airflow.sdk import Param
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field
 
 from airflow_ml.spec import Model
 
@@ -34,8 +34,8 @@ class ReleaseForm(BaseModel):
     reason: str = Field(default="", title="Reason", description="Kept in the champion's history.")
 
 
-class TrainingWindowForm(BaseModel):
-    """Window of a training run."""
+class TrainingForm(BaseModel):
+    """Window of a training run; `training_form` adds the model's parameters."""
 
     model_config = ConfigDict(populate_by_name=True)
 
@@ -47,32 +47,39 @@ class TrainingWindowForm(BaseModel):
     )
 
 
-def training_form(model: Model) -> type[BaseModel]:
-    """The training window, and an override for each declared training parameter of a plain type."""
-    fields: dict[str, Any] = {}
-    for name, value in model.training.params.items():
-        if isinstance(value, bool | int | float | str) and name not in TrainingWindowForm.model_fields:
-            kind = type(value)
-            fields[name] = (
-                kind | None,
-                Field(default=None, title=name, description=f"Training parameter; declared: {value!r}."),
-            )
-    return create_model("TrainingForm", __base__=TrainingWindowForm, **fields)
+_SCHEMAS: dict[type[BaseModel], dict[str, dict[str, Any]]] = {
+    kind: kind.model_json_schema(by_alias=True)["properties"]
+    for kind in (WindowForm, ScoringForm, ReleaseForm, TrainingForm)
+}
+"""Made at import: the DAG processor parses each file in a process of its own, which inherits them from its parent."""
+
+_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 
-def form(model: type[BaseModel]) -> dict[str, Param]:
+def training_form(model: Model) -> dict[str, Param]:
+    """The training window, and an override for each parameter of `overridable`."""
+    overrides = {
+        name: Param(None, f"Training parameter; declared: {value!r}.", title=name, type=[_TYPES[type(value)], "null"])
+        for name, value in overridable(model).items()
+    }
+    return form(TrainingForm) | overrides
+
+
+def overridable(model: Model) -> Mapping[str, Any]:
+    """The declared training parameters that a form can ask for: those of a plain type."""
+    return {
+        name: value
+        for name, value in model.training.params.items()
+        if type(value) in _TYPES and name not in _SCHEMAS[TrainingForm]
+    }
+
+
+def form(kind: type[BaseModel]) -> dict[str, Param]:
     """The params of a form; one without a default has to be given, or Airflow refuses the run.
 
     Airflow's form knows ``type`` with a list of names, and neither ``anyOf`` nor references.
     """
-    return {name: _param(schema) for name, schema in _properties(model).items()}
-
-
-@cache
-def _properties(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """Making a schema takes longer than a DAG, and the forms of all models but one are the same."""
-    properties: dict[str, dict[str, Any]] = model.model_json_schema(by_alias=True)["properties"]
-    return properties
+    return {name: _param(schema) for name, schema in _SCHEMAS[kind].items()}
 
 
 def _param(schema: dict[str, Any]) -> Param:

@@ -4,7 +4,9 @@ A DAG's ``end_date`` would do for the schedule, but tasks inherit it, and a run 
 has no tasks at all: Airflow calls that a success. These end the schedule and nothing else.
 """
 
+from collections.abc import Callable
 from datetime import UTC, date, datetime, time
+from functools import cache
 from typing import Any
 
 from airflow.timetables.base import DagRunInfo, DataInterval, TimeRestriction, Timetable
@@ -32,7 +34,7 @@ class MidnightUntil(CronTriggerTimetable):
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> Timetable:
         """The inverse of `serialize`."""
-        return cls(date.fromisoformat(data["end"]))
+        return _made(cls, date.fromisoformat(data["end"]))
 
     def next_dagrun_info(
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
@@ -62,7 +64,7 @@ class DayOverUntil(CronDataIntervalTimetable):
     @classmethod
     def deserialize(cls, data: dict[str, Any]) -> Timetable:
         """The inverse of `serialize`."""
-        return cls(date.fromisoformat(data["end"]))
+        return _made(cls, date.fromisoformat(data["end"]))
 
     def next_dagrun_info(
         self, *, last_automated_data_interval: DataInterval | None, restriction: TimeRestriction
@@ -72,6 +74,15 @@ class DayOverUntil(CronDataIntervalTimetable):
             last_automated_data_interval=last_automated_data_interval, restriction=restriction
         )
         return _until(found, self.end)
+
+
+@cache
+def _made(kind: Callable[[date], Timetable], end: date) -> Timetable:
+    """One object for all that are equal: Airflow's DAG processor decodes a DAG's timetable for every attribute it asks.
+
+    A timetable has no state, and making one puts its cron expression into words.
+    """
+    return kind(end)
 
 
 def _until(found: DagRunInfo | None, end: date) -> DagRunInfo | None:

@@ -1,4 +1,8 @@
-"""The Airflow plugin. Every process of Airflow loads it, tasks included: it imports little until something is asked."""
+"""The Airflow plugin. Every process of Airflow loads it, tasks included: it imports little until something is asked.
+
+With the timetables it imports `airflow_ml.pipelines`, which is meant: the DAG processor loads plugins before it forks
+a process for each file, so that no file pays for importing us.
+"""
 
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
