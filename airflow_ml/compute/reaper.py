@@ -10,6 +10,11 @@ exits.
 On Linux orphaned descendants are given to this process (``PR_SET_CHILD_SUBREAPER``), so none can hide. Other systems
 have no such call: there a grandchild whose parent has ended before it is not found.
 
+There, killing the reaper does not help to hide either: it works in a fork of this process, which stands guard. When the
+reaper is killed, its descendants are given to the guard, which ends them; when the guard is, the kernel tells the
+reaper, which does. What is left is kill -9 of both at once: the command goes with them, what has outlived its parent
+is then nobody's.
+
 Source: https://man7.org/linux/man-pages/man2/PR_SET_CHILD_SUBREAPER.2const.html
 """
 
@@ -117,9 +122,43 @@ def start(command: list[str], prctl: "Callable[..., int] | None") -> int:
 def main(lifeline: int, grace_s: float, command: list[str]) -> int:
     """Run the command; returns its exit code, 128 + n for a signal."""
     os.set_inheritable(lifeline, False)
-    prctl = ctypes.CDLL(None, use_errno=True).prctl if sys.platform == "linux" else None
-    if prctl is not None:
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    if sys.platform != "linux":
+        return reap(lifeline, grace_s, command, None)
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    me = os.getpid()
+    # Before the fork: a request to end that comes now is kept for the reaper.
+    asked: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: asked.append(number))
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    reaper = os.fork()
+    if reaper:
+        return guard(reaper, asked, grace_s)
+    prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    code = reap(lifeline, grace_s, command, prctl) if os.getppid() == me else 1
+    os._exit(code)
+
+
+def guard(reaper: int, asked: list[int], grace_s: float) -> int:
+    """Pass on what the reaper is asked, and end what it leaves; returns its exit code."""
+
+    def pass_on(*_: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(reaper, signal.SIGTERM)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, pass_on)
+    if asked:
+        pass_on()
+    _, status = os.waitpid(reaper, 0)
+    end_all(grace_s)
+    code = os.waitstatus_to_exitcode(status)
+    return 128 - code if code < 0 else code
+
+
+def reap(lifeline: int, grace_s: float, command: list[str], prctl: "Callable[..., int] | None") -> int:
+    """Run the command, and end all that came of it with it or with the lifeline; returns its exit code."""
     wake_read, wake_write = os.pipe()
     os.set_blocking(wake_write, False)
     signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)

@@ -82,10 +82,10 @@ def _children() -> int:
 
 
 def runner_of(base: Path) -> tuple[int, int]:
-    """The task runner of the stubborn stage, and its supervisor: parents of the reaper."""
+    """The task runner of the stubborn stage, and its supervisor: parents of the reaper's guard."""
     table = processes()
-    reaper = next(pid for pid, (_, command) in table.items() if "reaper" in command and str(base) in command)
-    runner = table[reaper][0]
+    reapers = {pid for pid, (_, command) in table.items() if "reaper" in command and str(base) in command}
+    runner = next(table[pid][0] for pid in reapers if table[pid][0] not in reapers)
     return runner, table[runner][0]
 
 

@@ -185,20 +185,31 @@ def test_kill_9_of_the_supervisor_ends_the_task_and_its_job(fake_python, request
     assert not Path(f"/proc/{runner}").exists() or "Z" in Path(f"/proc/{runner}/stat").read_text()
 
 
-def test_kill_9_of_the_reaper_ends_the_stage_itself(compute, request_of, tag, tmp_path):
-    """The one row that is not whole: descendants of the stage are then nobody's (see `reaper`)."""
+@pytest.mark.parametrize("killed", ["guard", "reaper"])
+def test_kill_9_of_the_reaper_or_its_guard_ends_everything(compute, request_of, tag, tmp_path, killed):
     handle = _family(compute, request_of, tag, tmp_path)
-    children = Path(f"/proc/{handle.pid}/task/{handle.pid}/children").read_text().split()
-    os.kill(handle.pid, signal.SIGKILL)
+    family = {*alive(tag), *_descendants(handle.pid)}
+    (reaper,) = _children(handle.pid)
+    assert len(family) == 5, "three children, the stage and the reaper"
+    os.kill(handle.pid if killed == "guard" else reaper, signal.SIGKILL)
     with pytest.raises(JobFailed, match="signal 9"):
         wait(compute, handle, print)
-    _until(
-        lambda: (
-            not Path(f"/proc/{children[0]}/cmdline").exists() or not Path(f"/proc/{children[0]}/cmdline").read_bytes()
-        )
-    )
-    for pid in alive(tag):
-        os.kill(pid, signal.SIGKILL)
+    _until(lambda: not alive(tag), GRACE_S + 5)
+    _until(lambda: not [pid for pid in family if _lives(pid)], GRACE_S + 5)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _descendants(pid: int) -> set[int]:
+    children = _children(pid)
+    return {*children, *(found for child in children for found in _descendants(child))}
+
+
+def _lives(pid: int) -> bool:
+    path = Path(f"/proc/{pid}/stat")
+    return path.exists() and path.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
 def test_a_job_of_a_task_that_is_gone_is_over(compute, request_of, fake_python):
