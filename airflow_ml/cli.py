@@ -164,8 +164,10 @@ def serve(context: typer.Context) -> None:
     """
     from airflow_ml.serving.server import command
 
-    flags = list(context.args) or _serve_flags(load_platform(os.environ))
-    argv = command(flags)
+    try:
+        argv = command(list(context.args) or _serve_flags(load_platform(os.environ)))
+    except AirflowMLError as error:
+        raise _fail(error) from None
     os.execvp(argv[0], argv)
 
 

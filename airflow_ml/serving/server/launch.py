@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from airflow_ml.lifecycle.errors import ServingError
+
 BINARY = "tensorflow_model_server"
 
 
@@ -18,11 +20,20 @@ def is_real() -> bool:
 def command(argv: Sequence[str]) -> list[str]:
     """The command line of a model server with the flags ``argv``.
 
-    The real binary listens on all addresses and knows no ``--host``, which is therefore left out for it.
+    Raises:
+        ServingError: ``--host`` for the real binary, which has no such flag and listens on all addresses: a server
+            that was to be seen by this machine only must not be open to others without a word.
     """
     if not is_real():
         return [sys.executable, "-m", "airflow_ml.serving.server", *argv]
-    return [BINARY, *(flag for flag in argv if not flag.startswith("--host="))]
+    if any(flag == "--host" or flag.startswith("--host=") for flag in argv):
+        raise ServingError(
+            f"{BINARY} has no --host: it listens on all addresses",
+            where=str(shutil.which(BINARY)),
+            remedy="leave --host out and close the ports by a firewall or a container's network, or take the binary "
+            "off PATH for the stand-in, which listens on 127.0.0.1",
+        )
+    return [BINARY, *argv]
 
 
 def base_flags(base: Path) -> list[str]:

@@ -1,7 +1,9 @@
 """TF Serving's command line, both spellings."""
 
 import pytest
+from typer.testing import CliRunner
 
+from airflow_ml.cli import app
 from airflow_ml.serving.server import base_flags, command
 from airflow_ml.serving.server.flags import parse
 
@@ -32,5 +34,19 @@ def test_the_real_binary_is_preferred(tmp_path, monkeypatch):
     binary.write_text("#!/bin/sh\n")
     binary.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert command(["--port=1", "--host=0.0.0.0"]) == ["tensorflow_model_server", "--port=1"]
+    assert command(["--port=1"]) == ["tensorflow_model_server", "--port=1"]
     assert all(flag.startswith("--") for flag in base_flags(tmp_path))
+
+
+@pytest.mark.parametrize("flags", [["--host=127.0.0.1"], ["--host", "127.0.0.1"]])
+def test_an_address_that_the_real_binary_would_ignore_is_refused(tmp_path, monkeypatch, flags):
+    assert command(["--port=1", *flags])[-len(flags) :] == flags, "the stand-in listens where it is told"
+    binary = tmp_path / "tensorflow_model_server"
+    binary.write_text("#!/bin/sh\necho started\n")
+    binary.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    done = CliRunner().invoke(app, ["serve", "--port=1", *flags])
+    assert done.exit_code == 1
+    assert "tensorflow_model_server has no --host: it listens on all addresses" in done.output
+    assert "remedy: leave --host out" in done.output
+    assert "started" not in done.output
