@@ -1,15 +1,31 @@
-"""The folder of one request: ``<base>/runs/<model>/requests/<id>/{request,response}.json``."""
+"""The folder of one request: ``<base>/runs/<model>/requests/<id>/{request,response}.json``.
 
+Results and reports lie elsewhere and stay. A request is only the exchange between a task and its job: what is older
+than `KEEP_S` is removed, once a day, by whoever sends the next one. Not removed are requests that are still worked on,
+which their process holds by a lock, and those whose answer names a report that is there: links in Airflow's UI lead
+through them.
+"""
+
+import contextlib
+import fcntl
 import json
+import os
+import shutil
+import time
 import uuid
 from pathlib import Path
 
 from airflow_ml.lifecycle.errors import AirflowMLError
 from airflow_ml.lifecycle.requests import JobRequest, JobResult
-from airflow_ml.storage import write_atomically
+from airflow_ml.storage import storage_error, write_atomically
 
 REQUEST = "request.json"
 RESPONSE = "response.json"
+
+KEEP_S = 30 * 86_400.0
+_DAY_S = 86_400.0
+_SWEPT = ".swept"
+"""Empty file whose time says when old requests were last looked for."""
 
 
 def requests_folder(base: str | Path, model: str) -> Path:
@@ -26,6 +42,71 @@ def write_request(request: JobRequest) -> Path:
     folder = requests_folder(request.platform.base, request.model.name) / uuid.uuid4().hex
     write_atomically(folder / REQUEST, request.model_dump_json(indent=2))
     return folder
+
+
+def hold(folder: Path) -> int:
+    """Hold a request; returns the file descriptor whose last copy to be closed lets it go.
+
+    Raises:
+        BaseError: The base does not let files be locked.
+    """
+    path = folder / REQUEST
+    try:
+        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(handle, fcntl.LOCK_SH)
+    except OSError as error:
+        raise storage_error(error, path) from error
+    return handle
+
+
+def remove_old(base: str | Path, model: str, now: float | None = None) -> list[str]:
+    """Remove the requests that nobody needs any more; returns their ids. Does nothing when it was done today.
+
+    Never an error: a request that cannot be removed is left for another day.
+
+    Args:
+        base: Base folder.
+        model: Model's name.
+        now: Seconds since the epoch; None asks the clock.
+    """
+    now = time.time() if now is None else now
+    folder = requests_folder(base, model)
+    swept = folder / _SWEPT
+    removed: list[str] = []
+    with contextlib.suppress(OSError):
+        if swept.exists() and now - swept.stat().st_mtime < _DAY_S:
+            return []
+        swept.touch()
+        os.utime(swept, (now, now))
+        for path in folder.iterdir():
+            if path.is_dir() and now - path.stat().st_mtime > KEEP_S and not _held(path) and not _shown(path):
+                shutil.rmtree(path, ignore_errors=True)
+                removed.append(path.name)
+    return removed
+
+
+def _held(folder: Path) -> bool:
+    """Whether a process works on a request."""
+    try:
+        with (folder / REQUEST).open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    return False
+
+
+def _shown(folder: Path) -> bool:
+    """Whether the answer names a report that is there."""
+    try:
+        answer = json.loads((folder / RESPONSE).read_text(encoding="utf-8"))
+        return any(Path(report["uri"]).exists() for report in (answer.get("reports") or {}).values())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        # Nothing that we wrote: not ours to remove.
+        return True
 
 
 def read_response(folder: str | Path) -> JobResult | AirflowMLError | None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from airflow_ml.compute import reaper
 from airflow_ml.compute.base import Handle, JobState, Phase
-from airflow_ml.compute.exchange import REQUEST, RESPONSE, read_response, write_request
+from airflow_ml.compute.exchange import REQUEST, RESPONSE, hold, read_response, remove_old, write_request
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import LocalCompute
 
@@ -58,8 +58,10 @@ class LocalProcess:
         self._running: dict[str, _Running] = {}
 
     def submit(self, request: JobRequest, secrets: Mapping[str, str]) -> Handle:
-        """Start the job under a reaper of its own."""
+        """Start the job under a reaper of its own; both hold the request as long as they live."""
+        remove_old(request.platform.base, request.model.name)
         folder = write_request(request)
+        held = hold(folder)
         job = [self.spec.python or sys.executable, "-m", self.module, str(folder / REQUEST), str(folder / RESPONSE)]
         read_lifeline, write_lifeline = os.pipe()
         output, job_output = os.pipe()
@@ -71,7 +73,7 @@ class LocalProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=job_output,
                 stderr=job_output,
-                pass_fds=(read_lifeline,),
+                pass_fds=(read_lifeline, held),
                 start_new_session=True,
                 cwd=folder,
                 env=job_environment(os.environ, secrets),
@@ -83,6 +85,7 @@ class LocalProcess:
         finally:
             os.close(read_lifeline)
             os.close(job_output)
+            os.close(held)
         os.set_blocking(output, False)
         handle = Handle(kind=self.kind, id=folder.name, folder=str(folder), pid=process.pid)
         self._running[handle.id] = _Running(process, write_lifeline, output)
