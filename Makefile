@@ -26,7 +26,7 @@ format: setup ## rewrite the sources as ruff wants them
 	@$(IN_ENV) ruff format
 
 test: lint ## lint and every test, those of whole systems included
-	@$(IN_ENV) python -m pytest -m "not bench and not kubernetes"
+	@$(IN_ENV) python -m pytest
 
 unit: setup ## the tests that need neither Airflow nor an engine
 	@$(IN_ENV) python -m pytest tests/unit

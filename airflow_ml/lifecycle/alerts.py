@@ -27,21 +27,23 @@ class Message(Frozen):
     html: str
 
 
-def of_decision(model: str, decision: Mapping[str, Any], link: str = "") -> Message | None:
+def of_decision(model: str, decision: Mapping[str, Any], links: Mapping[str, str] | None = None) -> Message | None:
     """The message that a decision calls for; None when it calls for none, or when the window before said the same.
 
     Args:
         model: Name.
         decision: Summary of the stage ``decide``.
-        link: Where the drift report opens.
+        links: Title to address: the drift report, the training run.
     """
+    given = {title: link for title, link in (links or {}).items() if link}
+    evidence = decision.get("evidence")
     facts: dict[str, Any] = {
         "model": model,
         "window": _days(decision.get("monitored")),
         "version": decision.get("model_version"),
         "reasons": tuple(decision.get("reasons") or ()),
         "numbers": decision.get("numbers") or {},
-        "link": link or decision.get("evidence") or "",
+        "links": given if "Report" in given or not evidence else {"Report": str(evidence), **given},
     }
     if decision.get("decision") == "retrain":
         return retraining_started(**facts, run_id=str(decision["run_id"]), training=_days(decision.get("window")))
@@ -56,7 +58,7 @@ def retraining_started(
     version: int | None,
     reasons: Sequence[str],
     numbers: Mapping[str, float | None],
-    link: str,
+    links: Mapping[str, str],
     run_id: str,
     training: str,
 ) -> Message:
@@ -68,7 +70,7 @@ def retraining_started(
         version: Version whose predictions were looked at.
         reasons: Why, the most important first.
         numbers: Evidence.
-        link: The drift report.
+        links: Title to address: the drift report, the training run.
         run_id: Run of the training DAG.
         training: Days that it trains on.
     """
@@ -78,7 +80,7 @@ def retraining_started(
         {"Model": _version(model, version), "Window": window, "Training run": run_id, "Trains on": training},
         reasons,
         numbers,
-        link,
+        links,
         (
             "Nothing now. If the gates pass, the run releases the new version; if not, the champion stays.",
             "Either way the run's note says what happened, and why.",
@@ -93,7 +95,9 @@ def input_broken(
     version: int | None,
     reasons: Sequence[str],
     numbers: Mapping[str, float | None],
-    link: str,
+    links: Mapping[str, str],
+    where: str = "",
+    remedy: str = "",
 ) -> Message:
     """The message “Input is broken, a person must look”.
 
@@ -103,17 +107,21 @@ def input_broken(
         version: Version whose predictions were looked at, if any.
         reasons: What is broken.
         numbers: Evidence.
-        link: The drift or anomalies report.
+        links: Title to address: the drift or anomalies report, the task's log.
+        where: File, row or partition, if one is to blame.
+        remedy: What the stage that refused it advises.
     """
+    look = "Look at the report, and at the anomalies of the validation of these days."
     return _message(
         f"[{model}] input is broken, a person must look: {_first(reasons, 'see the report')}",
         f"The input of {model} is broken. Nothing is retrained on it.",
-        {"Model": _version(model, version), "Window": window},
+        {"Model": _version(model, version), "Window": window} | ({"Where": where} if where else {}),
         reasons,
         numbers,
-        link,
+        links,
         (
-            "Look at the report and at the anomalies of the validation of these days.",
+            *([f"{remedy[0].upper()}{remedy[1:]}."] if remedy else []),
+            *([look] if "Report" in links else []),
             f"When the files are back, clear {model}_data, {model}_scoring and {model}_monitoring of these days.",
             "If the data is right and the declaration is not, change the schema's checks, and clear the same runs.",
         ),
@@ -126,7 +134,7 @@ def _message(
     facts: Mapping[str, str],
     reasons: Sequence[str],
     numbers: Mapping[str, float | None],
-    link: str,
+    links: Mapping[str, str],
     todo: Sequence[str],
 ) -> Message:
     evidence = {name.replace("_", " "): _number(value) for name, value in numbers.items()}
@@ -134,9 +142,10 @@ def _message(
     for title, lines in {"Because": list(reasons), "Evidence": [f"{k}: {v}" for k, v in evidence.items()]}.items():
         if lines:
             text += ["", title, *(f"- {line}" for line in lines)]
-    text += ["", "What to do", *(f"- {line}" for line in todo), *(["", f"Report: {link}"] if link else [])]
+    text += ["", "What to do", *(f"- {line}" for line in todo)]
+    text += ["", *(f"{title}: {link}" for title, link in links.items())] if links else []
     return Message(
-        subject=_one_line(subject), text="\n".join(text) + "\n", html=_html(lead, facts, reasons, evidence, link, todo)
+        subject=_one_line(subject), text="\n".join(text) + "\n", html=_html(lead, facts, reasons, evidence, links, todo)
     )
 
 
@@ -145,7 +154,7 @@ def _html(
     facts: Mapping[str, str],
     reasons: Sequence[str],
     evidence: Mapping[str, str],
-    link: str,
+    links: Mapping[str, str],
     todo: Sequence[str],
 ) -> str:
     parts = [f"<p><strong>{_escape(lead)}</strong></p>", _table(facts)]
@@ -154,10 +163,11 @@ def _html(
     if evidence:
         parts.append(f"<h3>Evidence</h3>{_table(evidence)}")
     parts.append(f"<h3>What to do</h3>{_list(todo)}")
-    if link.startswith(("http://", "https://")):
-        parts.append(f'<p><a href="{_escape(link)}">Open the report</a></p>')
-    elif link:
-        parts.append(f"<p>Report: {_escape(link)}</p>")
+    for title, link in links.items():
+        address = _escape(link)
+        # A mail client opens addresses, and neither paths nor what else a link may claim to be.
+        shown = f'<a href="{address}">{address}</a>' if link.startswith(("http://", "https://")) else address
+        parts.append(f"<p>{_escape(title)}: {shown}</p>")
     return "".join(parts)
 
 

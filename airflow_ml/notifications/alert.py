@@ -3,10 +3,11 @@
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier
+from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.lifecycle.alerts import Message, input_broken, of_decision
-from airflow_ml.lifecycle.errors import BadFile, DataBroken, MissingPartition
+from airflow_ml.lifecycle.errors import BadFile, DataBroken, InputError, MissingPartition
 from airflow_ml.spec import Platform
 
 if TYPE_CHECKING:
@@ -19,10 +20,10 @@ _BROKEN = {kind.__name__ for kind in (BadFile, DataBroken, MissingPartition)}
 class ModelAlertNotifier(BaseNotifier):
     """A callback of a model's tasks, or a sender for an operator.
 
-    As ``on_failure_callback`` of a task that reads a source it says that the input is broken, if that is why the task
-    failed: a full disk or a killed job is no message about data. As
-    ``on_success_callback`` of `DecideRetrainingOperator` it sends what the decision calls for. Without
-    ``alerts.smtp_conn_id`` and recipients in the platform it sends nothing.
+    As ``on_failure_callback`` of a task that reads a source, or waits for it, it says that the input is broken, if that
+    is why the task failed: a full disk or a killed job is no message about data. As ``on_success_callback`` of
+    `DecideRetrainingOperator` it sends what the decision calls for. Without ``alerts.smtp_conn_id`` and recipients in
+    the platform it sends nothing.
 
     Args:
         model: Name.
@@ -48,16 +49,20 @@ class ModelAlertNotifier(BaseNotifier):
         """What the task's end calls for."""
         ti = context["ti"]
         error = context.get("exception")
-        if error is not None:
-            # The text of a stage's error begins with its class (see `operators.errors`); the object may be gone.
-            if str(error).partition(":")[0] not in _BROKEN:
-                return None
-            window = self._window(context)
-            return input_broken(
-                self.model, window, None, (f"{ti.task_id}: {error}",), {}, str(getattr(ti, "log_url", ""))
-            )
-        result = ti.xcom_pull(task_ids=ti.task_id)
-        return of_decision(self.model, result["summary"]) if result else None
+        if error is None:
+            result = ti.xcom_pull(task_ids=ti.task_id)
+            return of_decision(self.model, result["summary"]) if result else None
+        # The text of a stage's error begins with its class (see `operators.errors`). Where a dead task's callback runs
+        # there is only the text; in the task itself the stage's own error is the exception's context.
+        kind, _, text = str(error).partition(": ")
+        late = isinstance(error, AirflowSensorTimeout)
+        if kind not in _BROKEN and not late:
+            return None
+        said = getattr(error, "__context__", None)
+        told = said if isinstance(said, InputError) else InputError(str(error) if late else text)
+        return input_broken(
+            self.model, self._window(context), None, (told.what,), {}, _links(context), told.where, told.remedy
+        )
 
     def send(self, message: Message) -> bool:
         """Send it; False when the platform names nobody.
@@ -77,7 +82,18 @@ class ModelAlertNotifier(BaseNotifier):
         return True
 
     def _window(self, context: "Context") -> str:
+        """What the task asked for, which need not be the run's own days; a dead task cannot say it."""
+        asked = getattr(context["ti"].task, "asked", None)
+        if asked is not None:
+            return str(asked)
         params = context.get("params") or {}
         first = params.get("from") or context.get("ds") or "unknown"
         last = params.get("to") or first
         return str(first) if first == last else f"{first}..{last}"
+
+
+def _links(context: "Context") -> dict[str, str]:
+    """The page of the refusal, if there is one, and the task's log."""
+    ti = context["ti"]
+    page = getattr(ti.task, "page", "")
+    return ({"Report": page} if page else {}) | {"Task log": ti.log_url}

@@ -8,7 +8,7 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_ml.lifecycle.alerts import of_decision
 from airflow_ml.notifications import ModelAlertNotifier
-from airflow_ml.operators.links import report_url
+from airflow_ml.operators.links import report_url, run_page
 from airflow_ml.spec import Model, Platform
 
 if TYPE_CHECKING:
@@ -61,15 +61,17 @@ class SendAlertOperator(BaseOperator):
         messages = [
             message
             for decided in self._told(summary)
-            if (message := of_decision(self.model.name, decided, self._report(context))) is not None
+            if (message := of_decision(self.model.name, decided, self._links(context, decided))) is not None
         ]
         if not messages:
             raise AirflowSkipException(f"nothing new to say: {summary['decision']}")
         notifier = ModelAlertNotifier(self.model.name, self.platform, self.airflow_ml_conn_id)
         for message in messages:
-            if not notifier.send(message):
-                raise AirflowSkipException("the platform names no recipients: set smtp_conn_id and alerts_to")
-            self.log.info("sent: %s", message.subject)
+            # Whoever reads this log sees what was to be told, also where nobody gets mail.
+            self.log.info("%s\n\n%s", message.subject, message.text)
+        sent = [notifier.send(message) for message in messages]
+        if not all(sent):
+            raise AirflowSkipException("nobody was told: set smtp_conn_id and alerts_to of the platform")
         return {"subject": "; ".join(message.subject for message in messages)}
 
     def _told(self, summary: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
@@ -81,11 +83,14 @@ class SendAlertOperator(BaseOperator):
                 reasons = (f"its trigger was lost; it was decided for the window that ended {_ended(training)}",)
                 yield {**summary, **training, "decision": "retrain", "reasons": reasons, "numbers": {}}
 
-    def _report(self, context: "Context") -> str:
-        seen = self.monitoring
-        if not seen or not seen["reports"]:
-            return ""
-        return report_url(context["ti"].dag_id, self.model.name, seen["request"], seen["reports"][0])
+    def _links(self, context: "Context", decided: Mapping[str, Any]) -> dict[str, str]:
+        """The drift report, the training run that was started, and the run that decided."""
+        ti, seen, links = context["ti"], self.monitoring, {}
+        if seen and seen["reports"]:
+            links["Report"] = report_url(ti.dag_id, self.model.name, seen["request"], seen["reports"][0])
+        if decided["decision"] == "retrain":
+            links["Training run"] = run_page(f"{self.model.name}_training", str(decided["run_id"]))
+        return links | {"Monitoring run": run_page(ti.dag_id, ti.run_id)}
 
 
 def _ended(training: Mapping[str, Any]) -> str:

@@ -55,6 +55,12 @@ def report_url(dag_id: str, model: str, request: str, report: str) -> str:
     return f"{base}/airflow-ml/reports/{quote(dag_id, safe='')}/{model}/{request}/{quote(report, safe='')}"
 
 
+def run_page(dag_id: str, run_id: str) -> str:
+    """Address of a DAG run in Airflow's UI."""
+    base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    return f"{base}/dags/{quote(dag_id, safe='')}/runs/{quote(run_id, safe='')}"
+
+
 def links_of(result: JobResult, platform: Platform, dag_id: str, request: str) -> dict[str, str]:
     """XCom key to address, for what the result has."""
     links: dict[str, str] = {}

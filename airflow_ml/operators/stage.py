@@ -73,6 +73,9 @@ class StageOperator(BaseOperator):
         self.airflow_ml_conn_id = airflow_ml_conn_id
         self.deferrable = deferrable
         self.links: dict[str, str] = {}
+        # For the message about a failure: the partitions that were asked for, and the page of a refusal.
+        self.asked: Window | None = None
+        self.page = ""
         self._job: tuple[Compute, Handle] | None = None
 
     def execute(self, context: "Context") -> dict[str, Any]:
@@ -101,11 +104,12 @@ class StageOperator(BaseOperator):
     def request(self, context: "Context", platform: Platform) -> JobRequest:
         """The request of this task."""
         ti = context["ti"]
+        self.asked = self.window(context, platform)
         return JobRequest(
             stage=self.stage,
             model=self.model,
             platform=platform,
-            window=self.window(context, platform),
+            window=self.asked,
             params=self.parameters(context),
             inputs={
                 stage: given if isinstance(given, str) else given["uri"]
@@ -148,8 +152,9 @@ class StageOperator(BaseOperator):
         """The page of a refusal; Airflow stores the links of tasks that succeed only."""
         for report in list(error.reports)[:1]:
             link, ti = ReportLink().xcom_key, context["ti"]
-            self.links[link] = report_url(ti.dag_id, self.model.name, handle.id, report)
-            ti.xcom_push(key=link, value=self.links[link])
+            self.page = self.links[link] = report_url(ti.dag_id, self.model.name, handle.id, report)
+            ti.xcom_push(key=link, value=self.page)
+            self.log.error("what is wrong is shown at %s", self.page)
 
     def on_kill(self) -> None:
         """Ask the job to end; `execute` then finds it ended. Called in a signal handler, so nothing waits here."""

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
-from airflow.sdk import conf
 from airflow.sdk.exceptions import AirflowSkipException
 
-from airflow_ml.operators.links import TrainingRunLink
+from airflow_ml.operators.links import TrainingRunLink, run_page
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -53,8 +51,7 @@ class TriggerTrainingOperator(TriggerDagRunOperator):
         if training is None:
             raise AirflowSkipException(f"nothing to start: {self.decision['summary']['decision']}")
         run_id = str(training["run_id"])
-        ui = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
-        self.links = {TrainingRunLink().xcom_key: f"{ui}/dags/{self.trigger_dag_id}/runs/{quote(run_id, safe='')}"}
+        self.links = {TrainingRunLink().xcom_key: run_page(self.trigger_dag_id, run_id)}
         starter = _starter(context)
         if ti.get_dr_count(dag_id=self.trigger_dag_id, run_ids=[run_id]):
             if _conf_of(self.trigger_dag_id, run_id).get(STARTER) == starter:

@@ -58,7 +58,7 @@ def data_tasks(model: Model, platform: Platform | None = None) -> None:
     """Wait, ingest, validate, build features; with the outcomes that are known by then."""
     common: dict[str, Any] = {"model": model, "platform": platform}
     reader = {**common, "on_failure_callback": ModelAlertNotifier(model.name, platform)}
-    landed = LandingFileSensor(task_id="wait_for_landing", **common, **SENSOR)
+    landed = LandingFileSensor(task_id="wait_for_landing", **reader, **SENSOR)
     ingest = IngestOperator(task_id="ingest", **reader)
     outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", lag=model.label.lag, **reader)
     validate = ValidateDataOperator(task_id="validate", **reader)
@@ -108,9 +108,10 @@ def scoring_tasks(model: Model, platform: Platform | None = None) -> None:
 def monitoring_tasks(model: Model, platform: Platform | None = None) -> None:
     """Wait for labels, join them, look for drift, decide, and start the training that the decision asks for."""
     common: dict[str, Any] = {"model": model, "platform": platform}
+    reader = {**common, "on_failure_callback": ModelAlertNotifier(model.name, platform)}
     predicted = PartitionCommittedSensor(task_id="wait_for_predictions", table="predictions", **common, **SCORED)
-    labelled = LabelsArrivedSensor(task_id="wait_for_labels", **common, **SENSOR)
-    outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", **common)
+    labelled = LabelsArrivedSensor(task_id="wait_for_labels", **reader, **SENSOR)
+    outcomes = IngestOutcomesOperator(task_id="ingest_outcomes", **reader)
     feedback = JoinFeedbackOperator(task_id="join_feedback", **common)
     # Without predictions there is nothing to join; whether that is broken input or a fault is seen by monitoring.
     monitor = MonitorModelOperator(task_id="monitor", trigger_rule=TriggerRule.NONE_FAILED, **common)

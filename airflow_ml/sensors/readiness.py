@@ -54,6 +54,7 @@ class ReadinessSensor(BaseSensorOperator):
         self.platform = platform
         self.airflow_ml_conn_id = airflow_ml_conn_id
         self.deferrable = deferrable
+        self.asked: Window | None = None
         self._readiness: Readiness | None = None
         self._missing: list[Wanted] = []
 
@@ -90,7 +91,7 @@ class ReadinessSensor(BaseSensorOperator):
         try:
             if self._readiness is None:
                 platform = PlatformHook(self.airflow_ml_conn_id, self.platform).platform
-                window = rendered_window(self.model, self.start, self.end)
+                window = self.asked = rendered_window(self.model, self.start, self.end)
                 if window is None:
                     raise SpecError(
                         "no window", where=f"task {self.task_id}", remedy="give `from` and `to`, or a logical date"
@@ -105,6 +106,7 @@ class ReadinessSensor(BaseSensorOperator):
 
     def resumed(self, context: "Context", event: Mapping[str, Any]) -> None:
         """What the trigger saw."""
+        self.asked = rendered_window(self.model, self.start, self.end)
         if event["status"] == "ready":
             self.log.info("everything is there")
             return

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.mail import mail_server
 from tests.support.models import small_model
 
 if "airflow" in sys.modules:
@@ -115,6 +116,24 @@ def run_dag(register_dag):
         return run_, {ti.task_id: ti.state for ti in run_.get_task_instances()}
 
     return run
+
+
+@pytest.fixture
+def mailbox(monkeypatch):
+    """A mail server on loopback, and an Airflow connection to it."""
+    with mail_server() as box:
+        monkeypatch.setenv("AIRFLOW_CONN_MAIL", box.connection)
+        yield box
+
+
+@pytest.fixture
+def alerting(platform):
+    """The platform, with somebody to tell."""
+    from airflow_ml.spec import Alerts
+
+    return platform.model_copy(
+        update={"alerts": Alerts(smtp_conn_id="mail", to=("ml@example.com",), sender="af@example.com")}
+    )
 
 
 @pytest.fixture

@@ -1,18 +1,23 @@
 """Alerts over a real SMTP server, the training that a decision starts, and the notes of runs."""
 
-import email
-import email.policy
 import json
-import socket
 from datetime import UTC, datetime
 
 import pytest
-from aiosmtpd.controller import Controller
 from airflow.sdk import DAG, TriggerRule
 
-from airflow_ml.operators import IngestOperator, SendAlertOperator, TriggerTrainingOperator
-from airflow_ml.spec import Alerts
+from airflow_ml.notifications import ModelAlertNotifier
+from airflow_ml.operators import (
+    IngestOperator,
+    IngestOutcomesOperator,
+    SendAlertOperator,
+    TriggerTrainingOperator,
+    ValidateDataOperator,
+)
+from airflow_ml.pipelines import model_dags
+from airflow_ml.sensors import LandingFileSensor
 from airflow_ml.ui.notes import LONGEST, with_verdicts
+from tests.support.mail import PLAIN, body
 
 DAY = datetime(2013, 8, 1, tzinfo=UTC)
 DECISION = {
@@ -22,44 +27,10 @@ DECISION = {
     "window": {"from": "2013-02-01", "to": "2013-07-30"},
     "monitored": {"from": "2013-07-26", "to": "2013-08-01"},
     "resend": [],
+    "model_version": 3,
+    "numbers": {"drifted_share": 0.4},
 }
-PLAIN = {"disable_tls": True, "disable_ssl": True}
 MONITORING = {"reports": ["drift"], "request": "0" * 32}
-
-
-class Mailbox:
-    """Keeps what it is sent."""
-
-    def __init__(self):
-        self.mails = []
-
-    async def handle_DATA(self, server, session, envelope):  # noqa: N802 - aiosmtpd's name
-        self.mails.append(email.message_from_bytes(envelope.content, policy=email.policy.default))
-        return "250 OK"
-
-
-@pytest.fixture
-def mailbox(monkeypatch):
-    """A mail server on loopback, and an Airflow connection to it."""
-    box = Mailbox()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    controller = Controller(box, hostname="127.0.0.1", port=port)
-    controller.start()
-    monkeypatch.setenv(
-        "AIRFLOW_CONN_MAIL",
-        json.dumps({"conn_type": "smtp", "host": "127.0.0.1", "port": port, "extra": PLAIN}),
-    )
-    yield box
-    controller.stop()
-
-
-@pytest.fixture
-def alerting(platform):
-    return platform.model_copy(
-        update={"alerts": Alerts(smtp_conn_id="mail", to=("ml@example.com",), sender="af@example.com")}
-    )
 
 
 def _alert(model, platform, started, resent="", **decision):
@@ -82,20 +53,24 @@ def test_a_retraining_that_started_is_told(model, alerting, mailbox, run_dag):
     (mail,) = mailbox.mails
     assert (mail["to"], mail["from"]) == ("ml@example.com", "af@example.com")
     assert mail["subject"] == "[small] retraining started, because 12 of 30 columns drifted"
-    body = mail.get_body(("html",)).get_content()
     for part in (
+        "small, version 3",
         "drift__2013-08-01",
         "2013-07-26..2013-08-01",
+        "drifted share</th><td>0.4",
         f"http://airflow.test/airflow-ml/reports/alert/small/{'0' * 32}/drift",
+        "http://airflow.test/dags/small_training/runs/drift__2013-08-01",
+        "http://airflow.test/dags/alert/runs/",
     ):
-        assert part in body
+        assert part in body(mail)
 
 
 def test_a_broken_input_is_told(model, alerting, mailbox, run_dag):
     run_dag(_alert(model, alerting, "", decision="broken_input", reasons=["column tailnum is gone"]), logical_date=DAY)
     (mail,) = mailbox.mails
     assert "input is broken, a person must look" in mail["subject"]
-    assert "column tailnum is gone" in mail.get_body(("html",)).get_content()
+    assert "column tailnum is gone" in body(mail)
+    assert "dags/small_training/runs" not in body(mail)
 
 
 @pytest.mark.parametrize("decision", ["healthy", "cooling_down", "in_flight", "no_budget", "not_judged"])
@@ -117,9 +92,8 @@ def test_a_retraining_that_is_sent_again_is_told(model, alerting, mailbox, run_d
     assert run_dag(dag, logical_date=DAY)[1] == {"alert": "success"}
     (mail,) = mailbox.mails
     assert mail["subject"].startswith("[small] retraining started, because its trigger was lost")
-    body = mail.get_body(("html",)).get_content()
-    assert "drift__2013-07-28" in body
-    assert "2013-01-28..2013-07-26" in body
+    assert "http://airflow.test/dags/small_training/runs/drift__2013-07-28" in body(mail)
+    assert "2013-01-28..2013-07-26" in body(mail)
     run_dag(_alert(model, alerting, "", decision="cooling_down", resend=[lost]), logical_date=DAY)
     assert len(mailbox.mails) == 1
 
@@ -130,9 +104,14 @@ def test_days_that_were_told_as_broken_are_not_told_again(model, alerting, mailb
     assert mailbox.mails == []
 
 
-def test_without_recipients_the_task_is_skipped(model, platform, run_dag):
+def test_without_recipients_the_task_is_skipped_and_its_log_says_what_there_was_to_tell(
+    model, platform, run_dag, capfd
+):
     _, states = run_dag(_alert(model, platform, "drift__2013-08-01"), logical_date=DAY)
     assert states == {"alert": "skipped"}
+    shown = "".join(capfd.readouterr())
+    assert "Training run: http://airflow.test/dags/small_training/runs/drift__2013-08-01" in shown
+    assert "set smtp_conn_id and alerts_to of the platform" in shown
 
 
 def test_a_mail_server_that_is_away_fails_the_task(model, alerting, run_dag, monkeypatch):
@@ -149,8 +128,6 @@ def test_a_mail_server_that_is_away_fails_the_task(model, alerting, run_dag, mon
     [("BadFile", True), ("DataBroken", True), ("MissingPartition", True), ("BaseError", False), ("JobFailed", False)],
 )
 def test_a_source_that_is_refused_is_told_by_its_task(model, alerting, mailbox, script, run_dag, error, told):
-    from airflow_ml.notifications import ModelAlertNotifier
-
     script(ingest={"do": "fail", "error": error})
     with DAG("refused", schedule=None) as dag:
         IngestOperator(
@@ -164,10 +141,72 @@ def test_a_source_that_is_refused_is_told_by_its_task(model, alerting, mailbox, 
         assert mailbox.mails == []
         return
     (mail,) = mailbox.mails
-    body = mail.get_body(("html",)).get_content()
-    assert "input is broken" in mail["subject"]
-    assert "no good" in body
-    assert "2013-08-01" in body
+    assert mail["subject"] == "[small] input is broken, a person must look: no good"
+    for part in ("<td>small</td>", "<td>2013-08-01</td>", "<td>row 3</td>", "<li>Mend it.</li>", "Task log: <a href="):
+        assert part in body(mail)
+
+
+def _told_of(run_dag, mailbox, kind, model, platform, **kwargs):
+    """The mail about a task of this kind that fails."""
+    with DAG(f"fails_{kind.__name__}", schedule=None) as dag:
+        kind(
+            task_id="reads",
+            model=model,
+            platform=platform,
+            on_failure_callback=ModelAlertNotifier(model.name, platform),
+            **kwargs,
+        )
+    _, states = run_dag(dag, logical_date=DAY)
+    assert states == {"reads": "failed"}
+    (mail,) = mailbox.mails
+    assert "/tasks/reads" in body(mail)
+    return mail
+
+
+def test_what_is_told_of_outcomes_names_their_days_and_not_those_of_the_run(model, alerting, mailbox, script, run_dag):
+    script(ingest_outcomes={"do": "fail", "error": "BadFile"})
+    mail = _told_of(run_dag, mailbox, IngestOutcomesOperator, model, alerting, lag=2)
+    assert "<td>2013-07-30</td>" in body(mail)
+
+
+def test_what_is_told_of_a_refused_day_links_the_page_of_its_anomalies(model, alerting, mailbox, script, run_dag):
+    report = {"uri": f"{alerting.base}/anomalies.html", "sha256": "0", "media_type": "text/html"}
+    script(validate={"do": "fail", "error": "DataBroken", "reports": {"anomalies": report}})
+    mail = _told_of(run_dag, mailbox, ValidateDataOperator, model, alerting)
+    assert "/anomalies" in body(mail).partition("Report: <a href=")[2].partition(">")[0]
+
+
+@pytest.mark.parametrize("deferrable", [False, True])
+def test_a_file_that_does_not_come_is_told(model, alerting, mailbox, run_dag, deferrable):
+    mail = _told_of(
+        run_dag,
+        mailbox,
+        LandingFileSensor,
+        model,
+        alerting,
+        start="2013-08-03",
+        end="2013-08-04",
+        timeout=0.2,
+        poke_interval=0.1,
+        deferrable=deferrable,
+    )
+    assert "<td>2013-08-03..2013-08-04</td>" in body(mail)
+    assert "in vain for 2013-08-03" in mail["subject"]
+    assert "ask the owner of the source for the files" in body(mail)
+
+
+def test_every_task_that_reads_a_source_or_waits_for_it_tells(model):
+    dags = model_dags(model)
+    telling = {
+        (dag_id.removeprefix("small_"), task.task_id)
+        for dag_id, dag in dags.items()
+        for task in dag.tasks
+        if any(isinstance(callback, ModelAlertNotifier) for callback in task.on_failure_callback)
+    }
+    assert telling == {
+        *(("data", task) for task in ("wait_for_landing", "ingest", "ingest_outcomes", "validate")),
+        *(("monitoring", task) for task in ("wait_for_labels", "ingest_outcomes")),
+    }
 
 
 # the training that follows
@@ -295,8 +334,6 @@ def test_a_note_fits_airflows_column():
 
 
 def test_the_run_says_rejected(model, platform, script, run_dag, runs_of):
-    from airflow_ml.pipelines import model_dags
-
     script(
         gates={"summary": {"verdict": "rejected", "reasons": ["roc_auc 0.6 < 0.7"]}},
         register={"summary": {"verdict": "rejected", "version": 3}},

@@ -303,6 +303,16 @@ def _read(path):
         return b""
 
 
+def test_a_local_process_is_waited_for_in_the_worker_whatever_deferrable_says(model, platform, run_dag, capfd):
+    with DAG("stays", schedule=None) as dag:
+        IngestOperator(task_id="ingest", model=model, platform=platform, deferrable=True)
+    _, states = run_dag(dag, logical_date=DAY)
+    assert states == {"ingest": "success"}
+    shown = "".join(capfd.readouterr())
+    assert "the job ends with its task, so the task waits for it in the worker" in shown
+    assert "[DAG TEST] running trigger" not in shown
+
+
 def test_mlflow_links_need_a_server(platform):
     from airflow_ml.lifecycle.requests import JobResult
     from airflow_ml.operators.links import links_of

@@ -135,6 +135,8 @@ def test_the_trigger_hands_on_an_error(platform, model, committed):
 
 
 def _sensor(kind, model, platform, **kwargs):
+    if kind is PartitionCommittedSensor:
+        kwargs["table"] = "features"
     with DAG("waits", schedule=None):
         return kind(
             task_id="wait",
@@ -159,14 +161,31 @@ def execute():
     return call
 
 
-def test_what_is_there_never_defers(platform, model, committed, execute):
-    committed("features", "2013-08-01", "2013-08-02")
-    assert execute(_sensor(PartitionCommittedSensor, model, platform, table="features", deferrable=True)) is None
+KINDS = [LandingFileSensor, LabelsArrivedSensor, PartitionCommittedSensor]
+WAITED_FOR = {LandingFileSensor: "raw", LabelsArrivedSensor: "outcomes", PartitionCommittedSensor: "features"}
+"""The folder of the landing zone, or the table."""
 
 
-def test_what_is_not_there_defers_with_an_absolute_deadline(platform, model, execute):
+def _comes(kind, platform, committed, *days):
+    """What a sensor of this kind waits for."""
+    if kind is PartitionCommittedSensor:
+        committed("features", *days)
+        return
+    for day in days:
+        _landed(platform, f"{WAITED_FOR[kind]}/{day}.csv.gz")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_there_never_defers(platform, model, committed, execute, kind):
+    _comes(kind, platform, committed, "2013-08-01", "2013-08-02")
+    assert execute(_sensor(kind, model, platform, deferrable=True)) is None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_not_there_defers_with_an_absolute_deadline(platform, model, committed, execute, kind):
+    _comes(kind, platform, committed, "2013-08-01")
     with pytest.raises(TaskDeferred) as deferred:
-        execute(_sensor(PartitionCommittedSensor, model, platform, table="features", deferrable=True, timeout=60))
+        execute(_sensor(kind, model, platform, deferrable=True, timeout=60))
     trigger = deferred.value.trigger
     assert isinstance(trigger, ReadinessTrigger)
     assert [want["day"] for want in trigger.wanted] == ["2013-08-01", "2013-08-02"]
@@ -174,37 +193,20 @@ def test_what_is_not_there_defers_with_an_absolute_deadline(platform, model, exe
     assert deferred.value.timeout is None
 
 
-def test_default_deferrable_decides(monkeypatch):
-    import subprocess
-    import sys
-
-    code = """
-import inspect
-from airflow_ml.operators.stage import StageOperator
-from airflow_ml.sensors.readiness import ReadinessSensor
-print([inspect.signature(kind.__init__).parameters["deferrable"].default for kind in (StageOperator, ReadinessSensor)])
-"""
-    for value in ("True", "False"):
-        monkeypatch.setenv("AIRFLOW__OPERATORS__DEFAULT_DEFERRABLE", value)
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-        assert done.stdout.splitlines()[-1] == f"[{value}, {value}]"
-
-
-@pytest.mark.parametrize("kind", [LandingFileSensor, LabelsArrivedSensor])
+@pytest.mark.parametrize("kind", KINDS)
 def test_a_timeout_says_what_was_waited_for_and_what_to_do(platform, model, execute, kind):
+    missing = rf"2013-08-01 \([^ ]*/{WAITED_FOR[kind]}[^ ]*\), 2013-08-02 \([^ ]*\)"
     sensor = _sensor(kind, model, platform)
-    with pytest.raises(
-        AirflowSensorTimeout, match=r"in vain for 2013-08-01 \(.*2013-08-01.csv.gz\), .*Remedy: .*clear this task"
-    ):
+    with pytest.raises(AirflowSensorTimeout, match=rf"in vain for {missing}. Remedy: .*clear this task"):
         execute(sensor)
 
 
-def test_a_timeout_in_the_triggerer_says_the_same(platform, model, execute):
-    sensor = _sensor(LandingFileSensor, model, platform, deferrable=True)
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_timeout_in_the_triggerer_says_the_same(platform, model, execute, kind):
+    sensor = _sensor(kind, model, platform, deferrable=True)
     event = {"status": "timeout", "missing": _wanted("/landing/raw/2013-08-01.csv.gz")}
-    with pytest.raises(
-        AirflowSensorTimeout, match=r"in vain for 2013-08-01 \(/landing/raw/2013-08-01.csv.gz\). Remedy"
-    ):
+    message = r"in vain for 2013-08-01 \(/landing/raw/2013-08-01.csv.gz\). Remedy: .*clear this task"
+    with pytest.raises(AirflowSensorTimeout, match=message):
         execute(sensor, "resumed", event)
 
 
@@ -222,15 +224,15 @@ def test_a_window_outside_the_model_is_not_waited_for(platform, model, execute):
         execute(_sensor(LandingFileSensor, model, platform, start="2014-01-01", end="2014-01-01", deferrable=True))
 
 
-def test_a_deferred_sensor_in_a_run(platform, model, run_dag, committed):
-    """The trigger runs in this process; the partition comes while it waits."""
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_deferred_sensor_in_a_run(platform, model, run_dag, committed, kind):
+    """The trigger runs in this process; what is waited for comes while it waits."""
     import threading
 
+    more = {"table": "features"} if kind is PartitionCommittedSensor else {}
     with DAG("deferred", schedule=None) as dag:
-        PartitionCommittedSensor(
-            task_id="wait", model=model, platform=platform, table="raw", deferrable=True, poke_interval=0.1, timeout=30
-        )
-    timer = threading.Timer(2.0, committed, ("raw", "2013-08-01"))
+        kind(task_id="wait", model=model, platform=platform, deferrable=True, poke_interval=0.1, timeout=30, **more)
+    timer = threading.Timer(2.0, _comes, (kind, platform, committed, "2013-08-01"))
     timer.start()
     _, states = run_dag(dag, logical_date=DAY)
     timer.join()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from airflow_ml.lifecycle.alerts import LONGEST_SUBJECT, of_decision
+from airflow_ml.lifecycle.alerts import LONGEST_SUBJECT, input_broken, of_decision
 
 DECISION = {
     "decision": "retrain",
@@ -18,10 +18,11 @@ DECISION = {
     "evidence": "/base/runs/flights/monitor/1f/attempt-2/drift.html",
 }
 LINK = "https://airflow.example/airflow-ml/reports/flights_monitoring/1f?a=1&b=2"
+RUN = "https://airflow.example/dags/flights_training/runs/drift__2013-09-15"
 
 
 def test_a_retraining_says_why_on_what_and_what_to_do():
-    message = of_decision("flights", DECISION, LINK)
+    message = of_decision("flights", DECISION, {"Report": LINK, "Training run": RUN})
     assert message.subject.startswith("[flights] retraining started, because data drift: 12 of 37 columns")
     for fact in (
         "version 3",
@@ -35,8 +36,9 @@ def test_a_retraining_says_why_on_what_and_what_to_do():
         assert fact in message.html
     assert "drifted share: unknown" in message.text
     assert all(reason in message.text for reason in DECISION["reasons"])
-    assert LINK in message.text
+    assert message.text.endswith(f"\nReport: {LINK}\nTraining run: {RUN}\n")
     assert 'href="https://airflow.example/airflow-ml/reports/flights_monitoring/1f?a=1&amp;b=2"' in message.html
+    assert f'Training run: <a href="{RUN}">' in message.html
 
 
 def test_broken_input_asks_for_a_person_and_says_that_nothing_is_retrained():
@@ -74,7 +76,8 @@ def test_a_subject_is_one_short_line_whatever_the_data_says():
 
 def test_html_shows_data_and_never_runs_it():
     script = "<script>alert('x')</script>"
-    message = of_decision("flights", {**DECISION, "reasons": [script], "run_id": script}, link="javascript:alert(1)")
+    links = {"Report": "javascript:alert(1)", script: script}
+    message = of_decision("flights", {**DECISION, "reasons": [script], "run_id": script}, links)
     assert "<script" not in message.html
     assert "&lt;script&gt;" in message.html
     assert "href" not in message.html
@@ -84,3 +87,14 @@ def test_a_decision_without_evidence_still_makes_a_message():
     message = of_decision("flights", {"decision": "broken_input"})
     assert message.subject == "[flights] input is broken, a person must look: see the report"
     assert "unknown" in message.text
+
+
+def test_a_refused_file_is_named_and_its_remedy_comes_first():
+    said = {"where": "/landing/raw/2013-09-15.csv.gz, row 7", "remedy": "have the upstream deliver it again"}
+    log = {"Task log": "https://airflow.example/dags/flights_data/runs/1/tasks/ingest"}
+    message = input_broken("flights", "2013-09-15", None, ("a field is missing",), {}, log, **said)
+    assert message.subject == "[flights] input is broken, a person must look: a field is missing"
+    assert "Where: /landing/raw/2013-09-15.csv.gz, row 7" in message.text
+    assert "What to do\n- Have the upstream deliver it again.\n- When the files are back, clear" in message.text
+    assert message.text.endswith(f"\nTask log: {log['Task log']}\n")
+    assert "Look at the report" not in message.text
