@@ -1,15 +1,29 @@
-"""One real Airflow (scheduler, triggerer, DAG processor, API server) and one model server for the whole folder."""
+"""One real Airflow (scheduler, triggerer, DAG processor, API server), model server and mail server for the folder.
+
+The loop is played once in it; what it leaves (two versions, scored nights) is what the other tests go on with.
+"""
 
 import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 
 import pytest
 
+from airflow_ml.examples.flights.demo.loop import Calendar, Loop
 from airflow_ml.examples.flights.demo.processes import Addresses, airflow_environment, process, wait_until
 from airflow_ml.examples.flights.demo.rest import AirflowRest
+from airflow_ml.lifecycle.windows import Window
+from tests.support.mail import Mailbox, mail_server
+
+DAYS = Calendar(
+    history=Window.of("2013-01-01", "2013-02-14"),
+    nights=Window.of("2013-02-15", "2013-02-17"),
+    watched=(date(2013, 2, 17),),
+    after=2,
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,14 @@ class Deployment:
 
 
 @pytest.fixture(scope="session")
-def deployment(tmp_path_factory) -> Iterator[Deployment]:
+def mailbox() -> Iterator[Mailbox]:
+    """Where the deployment's alerts arrive."""
+    with mail_server() as box:
+        yield box
+
+
+@pytest.fixture(scope="session")
+def deployment(tmp_path_factory, mailbox) -> Iterator[Deployment]:
     """Started once; ended with every process that it started."""
     root = tmp_path_factory.mktemp("deployment")
     home, base = root / "airflow", root / "base"
@@ -39,6 +60,9 @@ def deployment(tmp_path_factory) -> Iterator[Deployment]:
         # A scheduler that died is noticed, and its tasks looked after, within seconds instead of minutes.
         "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
         "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "10",
+        "AIRFLOW__AIRFLOW_ML__SMTP_CONN_ID": "mail",
+        "AIRFLOW__AIRFLOW_ML__ALERTS_TO": "oncall@example.com",
+        "AIRFLOW_CONN_MAIL": mailbox.connection,
     }
     python = sys.executable
     with (
@@ -50,3 +74,20 @@ def deployment(tmp_path_factory) -> Iterator[Deployment]:
         wait_until(lambda: "flights_release" in rest.dag_ids(), airflow, "the DAG processor", root / "airflow.log")
         assert rest.import_errors() == []
         yield Deployment(rest, environment, base, addresses, home)
+
+
+@pytest.fixture(scope="session")
+def loop(deployment) -> Loop:
+    """The loop, played once."""
+    from tests.system.dags.small_flights import small
+
+    played = Loop(
+        deployment.rest,
+        deployment.environment,
+        deployment.base,
+        f"127.0.0.1:{deployment.addresses.rest}",
+        calendar=DAYS,
+        model=small,
+    )
+    played.play()
+    return played

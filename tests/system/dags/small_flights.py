@@ -16,8 +16,13 @@ small = flights.model_copy(
             }
         ),
         "gates": (at_least("roc_auc", 0.55), beats_champion("roc_auc", by=-0.05), servable()),
-        "monitoring": flights.monitoring.model_copy(update={"drifted_share": 0.01, "window": 3}),
+        "monitoring": flights.monitoring.model_copy(update={"drifted_share": 0.01, "window": 3, "cooldown": 2}),
     }
 )
 
-globals().update(model_dags(small))
+made = model_dags(small)
+for dag_id, task_id in (("flights_scoring", "wait_for_features"), ("flights_monitoring", "wait_for_predictions")):
+    # A night that does not come is given up within a test.
+    waits = made[dag_id].get_task(task_id)
+    waits.timeout, waits.poke_interval = 20, 5
+globals().update(made)
