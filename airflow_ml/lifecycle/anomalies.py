@@ -7,7 +7,9 @@ from airflow_ml.spec.base import Frozen
 from airflow_ml.spec.source import Severity
 
 Verdict = Literal["ok", "warnings", "broken"]
-Kind = Literal["missing_column", "new_column", "type", "empty_field", "range", "nulls", "categories", "volume"]
+Kind = Literal[
+    "missing_column", "new_column", "type", "empty_field", "range", "nulls", "categories", "volume", "event_time"
+]
 
 
 class Anomaly(Frozen):

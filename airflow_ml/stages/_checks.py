@@ -16,6 +16,7 @@ from airflow_ml.lifecycle.anomalies import Anomaly, Kind
 from airflow_ml.lifecycle.statistics import Statistics
 from airflow_ml.spec import Schema, Volume
 from airflow_ml.spec.source import Categories, ColumnType, InRange, Nulls, Severity
+from airflow_ml.stages._event_times import ZONES, span
 
 if TYPE_CHECKING:
     import polars as pl
@@ -85,6 +86,25 @@ def check_values(rows: "pl.DataFrame", schema: Schema) -> list[Anomaly]:
         what = f"{count} values out of range ({_examples(values)})"
         anomalies.append(_anomaly(day, "range", name, check.severity, what, _bounds(check), count))
     return anomalies
+
+
+def check_event_times(rows: "pl.DataFrame", name: str) -> Iterator[Anomaly]:
+    """Events that are not of their partition's day by their own clock; by no clock at all is a failure.
+
+    Args:
+        rows: Raw rows of all days, with ``ds``.
+        name: Column of the event's time.
+    """
+    import polars as pl
+
+    strange = rows.select("ds", name).filter(pl.col(name).dt.date() != pl.col("ds")).sort("ds", name)
+    for (day,), part in strange.partition_by("ds", as_dict=True, maintain_order=True).items():
+        times = part[name].to_list()
+        first, after = span(day, ZONES)
+        severity: Severity = "warn" if first <= times[0] and times[-1] < after else "fail"
+        found = f"{len(times)} events of another day ({_examples([f'{at:%Y-%m-%d %H:%M}' for at in times])})"
+        expected = "times of the day itself; hours beside it are those of another time zone's day"
+        yield _anomaly(day, "event_time", name, severity, found, expected, len(times))
 
 
 @dataclass(frozen=True)

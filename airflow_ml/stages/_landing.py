@@ -39,22 +39,28 @@ class LandingStage(PartitionStage):
     def source(self, ctx: StageContext) -> Files:
         """The files that are read."""
 
+    def event_time(self, ctx: StageContext) -> str | None:
+        """Column of the source that says when the event is, which has to be on the file's day; None for no such."""
+        return None
+
     def finish(self, ctx: StageContext, table: "pa.Table") -> "pa.Table":
         """The partition that is made from the file's rows."""
         return table
 
     def inputs(self, ctx: StageContext) -> dict[date, Any]:
         """Content of each file, and how it is read."""
-        landing = Landing(self.source(ctx), ctx.platform.landing_root)
+        landing = self._landing(ctx)
         return {day: [landing.reading, landing.sha256(day)] for day in ctx.window}
 
     def build(self, ctx: StageContext, days: Sequence[date], attempt: Attempt) -> "tuple[pa.Schema, dict[str, Any]]":
         """Parse and stage one file after the other, so that memory does not grow with the window."""
         import pyarrow.parquet as pq
 
-        landing = Landing(self.source(ctx), ctx.platform.landing_root)
+        landing = self._landing(ctx)
         new: set[str] = set()
-        for day, parsed in landing.read(days):
+        for day, sha256, parsed in landing.read(days):
+            # A file that was replaced and put back while this ran is not what the partition says that it was made from.
+            self.require_identified(ctx, day, [landing.reading, sha256])
             table = self.finish(ctx, parsed.table)
             schema = table.schema
             if parsed.new_columns:
@@ -63,6 +69,9 @@ class LandingStage(PartitionStage):
             pq.write_table(table, attempt.partition(day) / "part-00000.parquet")
         return schema, {"new_columns": sorted(new)} if new else {}
 
+    def _landing(self, ctx: StageContext) -> "Landing":
+        return Landing(self.source(ctx), ctx.platform.landing_root, self.event_time(ctx))
+
 
 class Landing:
     """The files of one source.
@@ -70,10 +79,12 @@ class Landing:
     Args:
         source: Its declaration.
         root: Where relative paths start.
+        event_time: Column whose times have to be on the file's day.
     """
 
-    def __init__(self, source: Files, root: str | Path) -> None:
+    def __init__(self, source: Files, root: str | Path, event_time: str | None = None) -> None:
         self.source = source
+        self.event_time = event_time
         self.pattern = str(Path(root) / source.path)
 
     @property
@@ -86,6 +97,7 @@ class Landing:
             "new_columns": schema.new_columns,
             "delimiter": self.source.delimiter,
             "encoding": self.source.encoding,
+            "event_time": self.event_time,
         }
 
     def path(self, day: date) -> Path:
@@ -99,8 +111,8 @@ class Landing:
         except (FileNotFoundError, IsADirectoryError):
             return None
 
-    def read(self, days: Sequence[date]) -> Iterator[tuple[date, Parsed]]:
-        """Parse the files of these days, one by one.
+    def read(self, days: Sequence[date]) -> Iterator[tuple[date, str, Parsed]]:
+        """Parse the files of these days, one by one, each with the hash of the very bytes that were parsed.
 
         Raises:
             BadFile: Names every file that cannot be used; raised after the last one, when all are known.
@@ -113,7 +125,10 @@ class Landing:
                 if day in copies:
                     what = f"the content is that of {copies[day]}: one file was delivered for two days"
                     raise Refused([Problem(what, f"have the upstream deliver {day} again")])
-                yield day, parse(_content(path), self.source)
+                delivered = _delivered(path)
+                event = None if self.event_time is None else (self.event_time, day)
+                parsed = parse(_unpacked(delivered, path), self.source, event)
+                yield day, hashlib.sha256(delivered).hexdigest(), parsed
             except Refused as error:
                 refused += [(path, problem) for problem in error.problems]
         if refused:
@@ -151,15 +166,19 @@ class Landing:
         return sorted(found)
 
 
-def _content(path: Path) -> bytes:
-    """A file's bytes, decompressed."""
+def _delivered(path: Path) -> bytes:
+    """A file's bytes, as they lie there."""
     try:
-        content = path.read_bytes()
+        return path.read_bytes()
     except FileNotFoundError:
         remedy = "wait until it has landed, or ask the upstream for it, then run the stage again"
         raise Refused([Problem("the file has not landed", remedy)]) from None
     except IsADirectoryError:
         raise Refused([Problem("it is a folder, not a file", "have the upstream deliver the file itself")]) from None
+
+
+def _unpacked(content: bytes, path: Path) -> bytes:
+    """The bytes of a file, decompressed."""
     if path.suffix != ".gz" or not content:
         return content
     try:
@@ -182,7 +201,7 @@ def _mark(path: Path) -> tuple[int, bytes]:
 
 def _same(one: Path, other: Path) -> bool:
     try:
-        return _content(one) == _content(other)
+        return _unpacked(_delivered(one), one) == _unpacked(_delivered(other), other)
     except Refused:
         # Refused for what it is itself.
         return False

@@ -10,10 +10,12 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import date
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from airflow_ml.spec.source import Column, ColumnType, Files
+from airflow_ml.stages._event_times import REMEDY, strangers
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -91,12 +93,13 @@ def arrow_schema(columns: Sequence[Column]) -> "pa.Schema":
     return pa.schema([(column.name, arrow_type(column.type)) for column in columns])
 
 
-def parse(content: bytes, source: Files) -> Parsed:
+def parse(content: bytes, source: Files, event: tuple[str, date] | None = None) -> Parsed:
     """Parse a decompressed file.
 
     Args:
         content: The whole file.
         source: Its declaration.
+        event: Column of the event's time, and the day that the events are of; None where nothing is said of it.
 
     Raises:
         Refused: With everything that is wrong.
@@ -114,6 +117,8 @@ def parse(content: bytes, source: Files) -> Parsed:
     if not texts.num_rows:
         raise Refused([Problem("the file has a header and no rows")])
     table = _typed(texts, source, lines)
+    if event is not None:
+        _check_day(table, *event, lines)
     return Parsed(table, new)
 
 
@@ -303,6 +308,14 @@ def _bools(values: "pa.Array") -> "pa.Array":
 
     true = pc.is_in(values, pa.array(["true", "True", "TRUE", "1"]))
     return pc.if_else(values.is_valid(), true, pa.scalar(None, pa.bool_()))
+
+
+def _check_day(table: "pa.Table", column: str, day: date, lines: _Lines) -> None:
+    found = list(strangers(table[column], day))
+    if found:
+        (row, at), more = found[0], _more(len(found))
+        what = f"column {column!r}: the event of {at:%Y-%m-%d %H:%M} is not of {day}, in no time zone{more}"
+        raise Refused([Problem(what, REMEDY, lines(row + 2))])
 
 
 def _duplicates(keys: "pa.ChunkedArray", name: str, lines: _Lines) -> list[Problem]:

@@ -5,7 +5,7 @@ first by its result, the second by the fences in the table.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -102,13 +102,31 @@ class PartitionStage(Stage):
 
     def identify(self, ctx: StageContext) -> dict[str, Any]:
         """One fingerprint a day."""
+        return {"partitions": self._fingerprints(ctx, self.inputs(ctx))}
+
+    def require_identified(self, ctx: StageContext, day: date, parts: Any) -> None:
+        """Make sure that a day is built from what was identified, for a stage that knows what it has read.
+
+        Looking before and after the work does not see an input that changed and was changed back in between.
+
+        Args:
+            ctx: Of the execution.
+            day: The day.
+            parts: What `inputs` says of it, of the bytes that were read.
+
+        Raises:
+            CommitConflict: It is not.
+        """
+        if self._fingerprints(ctx, {day: parts})[day.isoformat()] != ctx.identity["partitions"][day.isoformat()]:
+            raise CommitConflict(
+                f"inputs changed while the stage ran: the partition of {day}",
+                where=f"stage {self.name} of {ctx.model.name}",
+                remedy="run the stage again; it then starts from the newer inputs",
+            )
+
+    def _fingerprints(self, ctx: StageContext, parts: Mapping[date, Any]) -> dict[str, str]:
         code = code_version(self.entry_points(ctx.model))
-        return {
-            "partitions": {
-                day.isoformat(): fingerprint(ctx.model.name, self.name, code, parts)
-                for day, parts in self.inputs(ctx).items()
-            }
-        }
+        return {day.isoformat(): fingerprint(ctx.model.name, self.name, code, part) for day, part in parts.items()}
 
     def still_true(self, ctx: StageContext, result: JobResult) -> bool:
         """The table holds the partitions of this result."""
