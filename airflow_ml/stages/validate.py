@@ -1,9 +1,9 @@
 """Stage ``validate``: raw partitions against the declared schema and against what the champion was trained on.
 
 Anomalies of severity ``warn`` are told; one of severity ``fail`` means that the data broke, not the world: the stage
-raises `DataBroken`, nothing is built from the partition, and nobody retrains on it. Either way the anomalies are a
-page that a person can open: of a broken window it lies in the folder that all attempts share, and the error carries
-it, as there is no result.
+raises `DataBroken`, features are not built from the partition (`_validated`), and nobody retrains on it. Either way the
+anomalies are a page that a person can open: of a broken window it lies in the folder that all attempts share, and the
+error carries it, as there is no result.
 """
 
 import json
@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ml.lifecycle.anomalies import Anomalies
 from airflow_ml.lifecycle.errors import DataBroken
-from airflow_ml.lifecycle.requests import FileOutput
+from airflow_ml.lifecycle.requests import FileOutput, JobResult
 from airflow_ml.lifecycle.statistics import Statistics
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.registry import champions
 from airflow_ml.spec.source import Categories
 from airflow_ml.stages._anomaly_page import anomaly_page
+from airflow_ml.stages._event_times import delivered_event_time
 from airflow_ml.stages._landing import NEW_COLUMNS
+from airflow_ml.stages._validated import not_validated, record
 from airflow_ml.stages.base import Outcome, Stage
 from airflow_ml.stages.context import StageContext
 from airflow_ml.storage import sha256, verify, write_atomically
@@ -50,9 +52,14 @@ class Validate(Stage):
         return {
             "window": window.model_dump(mode="json"),
             "schema": schema.model_dump(mode="json"),
+            "event_time": delivered_event_time(ctx.model),
             "partitions": {str(day): fence for day, fence in raw.fences(_with_trailing(ctx)).items()},
             "statistics": champion.statistics.sha256 if champion else None,
         }
+
+    def still_true(self, ctx: StageContext, result: JobResult) -> bool:
+        """The days still count as validated: not so when another validation refused one of them."""
+        return not not_validated(ctx, list(ctx.window))
 
     def run(self, ctx: StageContext) -> Outcome:
         """Check, tell, and refuse what is broken.
@@ -61,6 +68,11 @@ class Validate(Stage):
             DataBroken: With the worst anomalies and the page of all.
         """
         found = self._anomalies(ctx)
+        self.require_settled(ctx)
+        days = {day: ctx.identity["partitions"][str(day)] for day in ctx.window}
+        failed = sorted({date.fromisoformat(anomaly.day) for anomaly in found.failures})
+        # A window with a broken day is refused as a whole: of its other days nothing is said.
+        record(ctx, {day: days[day] for day in failed} if failed else days, refused=failed)
         # Of what is refused there is no result: the page lies where every attempt of this request finds and replaces
         # it.
         folder = ctx.state if found.verdict == "broken" else ctx.files
@@ -101,6 +113,9 @@ class Validate(Stage):
                 rows = _rows(ctx, sound)
                 trailing, unknown = _trailing(ctx, sound)
                 anomalies += _checks.check_values(rows, schema)
+                event_time = delivered_event_time(ctx.model)
+                if event_time is not None:
+                    anomalies += _checks.check_event_times(rows, event_time)
                 anomalies += _checks.check_profiles(rows, schema, trailing, known)
                 unjudged += unknown
         for column in schema.columns:

@@ -9,10 +9,13 @@ import pytest
 
 from airflow_ml import Column, Files, Label, Schema, Volume, categories, in_range, nulls
 from airflow_ml.lake import LakeTable
-from airflow_ml.lifecycle.errors import AirflowMLError, BadFile, DataBroken, MissingPartition
+from airflow_ml.lifecycle.errors import AirflowMLError, BadFile, CommitConflict, DataBroken, MissingPartition
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Platform
+from airflow_ml.stages import _landing, _parsing, runner
+from airflow_ml.stages._landing import LandingStage
+from airflow_ml.stages._validated import not_validated, record
 from airflow_ml.stages.runner import execute
 from tests.support.models import small_model
 
@@ -57,11 +60,13 @@ class Zone:
         data = content.encode() if isinstance(content, str) else content
         path.write_bytes(gzip.compress(data, mtime=0) if compress else data)
 
-    def run(self, stage: str, start: str, end: str | None = None):
-        request = JobRequest(
+    def request(self, stage: str, start: str, end: str | None = None) -> JobRequest:
+        return JobRequest(
             stage=stage, model=self.model, platform=Platform(base=str(self.base)), window=Window.of(start, end)
         )
-        return execute(request)
+
+    def run(self, stage: str, start: str, end: str | None = None):
+        return execute(self.request(stage, start, end))
 
     @property
     def raw(self) -> LakeTable:
@@ -129,6 +134,44 @@ def test_one_bad_day_refuses_its_whole_window_and_names_every_bad_file(zone):
     assert not zone.raw.exists()
 
 
+class TestEventTimes:
+    """`at` is the event's time of the small model."""
+
+    @pytest.mark.parametrize("at", ["2014-01-01 10:00:00", "2012-12-31 09:59:59", "2013-01-02 14:00:00"])
+    def test_an_event_of_another_day_in_every_time_zone_is_refused_with_its_row(self, zone, at):
+        zone.put("2013-01-01", rows(3) + f"r8,5,0.5,a,{at}\nr9,5,0.5,a,{at}\n")
+        with pytest.raises(BadFile, match=f"column 'at': the event of {at[:16]} is not of 2013-01-01.*1 more") as bad:
+            zone.run("ingest", "2013-01-01")
+        assert bad.value.where.endswith("raw/2013-01-01.csv.gz, row 5")
+        assert "correct the time at its source" in bad.value.remedy
+        assert not zone.raw.exists()
+
+    @pytest.mark.parametrize("at", ["2012-12-31 10:00:00", "2013-01-02 13:59:59"])
+    def test_one_of_another_day_in_some_time_zones_is_told(self, zone, at):
+        zone.put("2013-01-01", rows(20) + f"r99,5,0.5,a,{at}\n")
+        zone.run("ingest", "2013-01-01")
+        summary = zone.run("validate", "2013-01-01").summary
+        assert summary["verdict"] == "warnings"
+        assert f"column 'at': 1 events of another day ({at[:16]})" in summary["anomalies"][0]
+
+    @pytest.mark.parametrize("at", ["2013-01-01 00:00:00", "2013-01-01 23:59:59.999999"])
+    def test_midnight_and_the_last_moment_are_of_the_day(self, zone, at):
+        zone.put("2013-01-01", rows(3, at=at))
+        zone.run("ingest", "2013-01-01")
+        assert zone.run("validate", "2013-01-01").summary["verdict"] == "ok"
+
+    def test_outcomes_may_be_of_any_time(self, zone):
+        zone.put("2013-01-01", rows(3, at="2013-02-01 10:00:00"), folder="out")
+        assert zone.run("ingest_outcomes", "2013-01-01").rows == 3
+
+    def test_a_raw_partition_that_was_committed_by_another_way_is_broken(self, zone, monkeypatch):
+        monkeypatch.setattr(_parsing, "strangers", lambda times, day: iter(()))
+        zone.put("2013-01-01", rows(3, at="2014-01-01 10:00:00"))
+        zone.run("ingest", "2013-01-01")
+        with pytest.raises(DataBroken, match="3 events of another day"):
+            zone.run("validate", "2013-01-01")
+
+
 def test_the_same_content_delivered_for_two_days_is_refused(zone):
     zone.put("2013-01-01", rows(3))
     zone.put("2013-01-02", rows(3))
@@ -154,6 +197,32 @@ def test_a_corrected_file_replaces_exactly_its_partition(zone):
     result = zone.run("ingest", "2013-01-01", "2013-01-02")
     assert result.summary["built"] == ["2013-01-01"]
     assert zone.raw.snapshot().rows == {date(2013, 1, 1): 5, date(2013, 1, 2): 3}
+
+
+def test_a_file_that_is_replaced_and_put_back_while_it_is_read_is_not_committed(zone, monkeypatch):
+    """Before and after the work, the landing zone shows the same file; what was parsed is another one."""
+    zone.put("2013-01-01", rows(3))
+    delivered = zone.base / "landing/raw/2013-01-01.csv.gz"
+    first, other = delivered.read_bytes(), gzip.compress(rows(5).encode(), mtime=0)
+    build = LandingStage.build
+    unpacked = _landing._unpacked
+
+    def building(self, ctx, days, attempt):
+        delivered.write_bytes(other)
+        return build(self, ctx, days, attempt)
+
+    def put_back(content, path):
+        delivered.write_bytes(first)
+        return unpacked(content, path)
+
+    monkeypatch.setattr(LandingStage, "build", building)
+    monkeypatch.setattr(_landing, "_unpacked", put_back)
+    with pytest.raises(CommitConflict, match=r"inputs changed while the stage ran: .*2013-01-01"):
+        zone.run("ingest", "2013-01-01")
+    assert delivered.read_bytes() == first
+    assert not zone.raw.exists(), "nothing is committed"
+    monkeypatch.undo()
+    assert zone.run("ingest", "2013-01-01").rows == 3
 
 
 def test_outcomes_carry_the_label(zone):
@@ -191,11 +260,41 @@ class TestValidate:
 
     def test_a_day_of_unusual_volume_is_told(self, zone):
         for n in range(1, 6):
-            zone.put(f"2013-01-0{n}", rows(20, start=100 * n, n="1"))
-        zone.put("2013-01-06", rows(2, start=900, n="1"))
+            zone.put(f"2013-01-0{n}", rows(20, start=100 * n, n="1", at=f"2013-01-0{n} 10:00:00"))
+        zone.put("2013-01-06", rows(2, start=900, n="1", at="2013-01-06 10:00:00"))
         zone.run("ingest", "2013-01-01", "2013-01-06")
         assert zone.run("validate", "2013-01-05").summary["verdict"] == "ok"
         assert zone.run("validate", "2013-01-06").summary["verdict"] == "warnings"
+
+    def test_a_pass_is_kept_in_the_lake_and_a_later_refusal_takes_it_back(self, zone):
+        """A check of the champion's statistics can refuse what passed before there was a champion."""
+        zone.put("2013-01-01", rows(20))
+        zone.put("2013-01-02", rows(20, start=50, kind="c"))
+        zone.run("ingest", "2013-01-01", "2013-01-02")
+        zone.run("validate", "2013-01-01", "2013-01-02")
+        ctx = runner.identify(zone.request("validate", "2013-01-01", "2013-01-02"), runner.stage_of("validate"))
+        raw = zone.raw.fences(ctx.window)
+        assert not_validated(ctx, list(ctx.window)) == []
+        record(ctx, raw, refused=[date(2013, 1, 2)])
+        assert not_validated(ctx, list(ctx.window)) == [date(2013, 1, 2)]
+        again = zone.run("validate", "2013-01-01", "2013-01-02")
+        assert not again.reused, "the result is there, but what it says is no longer true"
+        assert not_validated(ctx, list(ctx.window)) == []
+        version = ctx.table("validated").snapshot().version
+        assert zone.run("validate", "2013-01-01", "2013-01-02").reused
+        assert ctx.table("validated").snapshot().version == version
+        assert not list(ctx.table("validated").path.glob("staged-*"))
+
+    def test_of_a_window_with_a_broken_day_no_day_has_passed(self, zone):
+        zone.put("2013-01-01", rows(20))
+        zone.put("2013-01-02", rows(20, start=50, n="500"))
+        zone.run("ingest", "2013-01-01", "2013-01-02")
+        with pytest.raises(DataBroken):
+            zone.run("validate", "2013-01-01", "2013-01-02")
+        ctx = runner.identify(zone.request("validate", "2013-01-01", "2013-01-02"), runner.stage_of("validate"))
+        assert not_validated(ctx, list(ctx.window)) == list(ctx.window)
+        zone.run("validate", "2013-01-01")
+        assert not_validated(ctx, list(ctx.window)) == [date(2013, 1, 2)]
 
     def test_a_partition_that_is_not_there_is_named(self, zone):
         with pytest.raises(MissingPartition, match="airflow-ml run ingest small"):
