@@ -58,15 +58,17 @@ class LandingStage(PartitionStage):
 
         landing = self._landing(ctx)
         new: set[str] = set()
+        read: dict[date, Any] = {}
         for day, sha256, parsed in landing.read(days):
-            # A file that was replaced and put back while this ran is not what the partition says that it was made from.
-            self.require_identified(ctx, day, [landing.reading, sha256])
+            read[day] = [landing.reading, sha256]
             table = self.finish(ctx, parsed.table)
             schema = table.schema
             if parsed.new_columns:
                 new.update(parsed.new_columns)
                 table = table.replace_schema_metadata({NEW_COLUMNS: json.dumps(parsed.new_columns)})
             pq.write_table(table, attempt.partition(day) / "part-00000.parquet")
+        # A file that was replaced and put back while this ran is not what the partition says that it was made from.
+        self.require_identified(ctx, read)
         return schema, {"new_columns": sorted(new)} if new else {}
 
     def _landing(self, ctx: StageContext) -> "Landing":

@@ -104,22 +104,24 @@ class PartitionStage(Stage):
         """One fingerprint a day."""
         return {"partitions": self._fingerprints(ctx, self.inputs(ctx))}
 
-    def require_identified(self, ctx: StageContext, day: date, parts: Any) -> None:
-        """Make sure that a day is built from what was identified, for a stage that knows what it has read.
+    def require_identified(self, ctx: StageContext, read: Mapping[date, Any]) -> None:
+        """Make sure that days were built from what was identified, for a stage that knows what it has read.
 
         Looking before and after the work does not see an input that changed and was changed back in between.
 
         Args:
             ctx: Of the execution.
-            day: The day.
-            parts: What `inputs` says of it, of the bytes that were read.
+            read: What `inputs` says of each day, of the bytes that were read.
 
         Raises:
-            CommitConflict: It is not.
+            CommitConflict: One was not.
         """
-        if self._fingerprints(ctx, {day: parts})[day.isoformat()] != ctx.identity["partitions"][day.isoformat()]:
+        changed = [
+            day for day, print_ in self._fingerprints(ctx, read).items() if print_ != ctx.identity["partitions"][day]
+        ]
+        if changed:
             raise CommitConflict(
-                f"inputs changed while the stage ran: the partition of {day}",
+                f"inputs changed while the stage ran: partitions of {', '.join(changed)}",
                 where=f"stage {self.name} of {ctx.model.name}",
                 remedy="run the stage again; it then starts from the newer inputs",
             )
