@@ -178,7 +178,7 @@ def test_failed_runs_the_mended_night_and_only_it(refused, loop, predictions, de
 def test_monitoring_that_is_cleared_after_the_mending_judges_the_night(refused, deployment, mailbox):
     """It drifts at a touch in this declaration, so a retraining is due; it is not let run."""
     rest = deployment.rest
-    _pause(deployment, "flights_training", True)
+    rest.pause("flights_training")
     _clear(deployment, "flights_monitoring", refused.monitoring)
     assert rest.wait("flights_monitoring", refused.monitoring, 300) == "success"
     decision = rest.result("flights_monitoring", refused.monitoring, "decide_retraining")["summary"]
@@ -187,7 +187,7 @@ def test_monitoring_that_is_cleared_after_the_mending_judges_the_night(refused, 
     assert started == f"drift__{REFUSED}"
     assert "retraining started" in mailbox.mails[-1]["subject"]
     rest.call("PATCH", f"/api/v2/dags/flights_training/dagRuns/{started}", {"state": "failed"})
-    _pause(deployment, "flights_training", False)
+    rest.unpause("flights_training")
 
 
 # versions by hand
@@ -215,9 +215,7 @@ def _backfill(loop, nights: Window, behavior: str, while_active=None) -> set[dat
     """`airflow backfill create`, and wait until Airflow calls it complete (a sweep every 30 s); the nights that ran."""
     _settled(loop.rest)
     before = _tries(loop.rest)
-    dates = ("--from-date", str(nights.start), "--to-date", str(nights.end))
-    options = ("--dag-id", "flights_scoring", *dates, "--reprocess-behavior", behavior)
-    loop.command("airflow", "backfill", "create", *options)
+    loop.backfill("flights_scoring", nights, "--reprocess-behavior", behavior)
     if while_active is not None:
         while_active(loop.rest, nights)
     _settled(loop.rest)
@@ -280,10 +278,6 @@ def _trainings(deployment) -> set[str]:
 def _clear(deployment, dag_id: str, run_id: str) -> None:
     path = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/clear"
     deployment.rest.call("POST", path, {"dry_run": False, "only_failed": False})
-
-
-def _pause(deployment, dag_id: str, paused: bool) -> None:
-    deployment.rest.call("PATCH", f"/api/v2/dags/{dag_id}?update_mask=is_paused", {"is_paused": paused})
 
 
 def _opened(deployment, url: str) -> str:

@@ -118,7 +118,7 @@ class Loop:
         world.deliver_outcomes(nights.shift(-self.model.label.lag))
         self._run(f"data of {nights}", "data", window(nights))
         before = time.monotonic()
-        self._backfill(f"{self.model.name}_scoring", nights)
+        self.backfill(f"{self.model.name}_scoring", nights, "--max-active-runs", "4")
         wanted = set(nights)
         seen: set[str] = set()
         while True:
@@ -223,21 +223,28 @@ class Loop:
 
         return show
 
-    def _backfill(self, dag_id: str, nights: Window) -> None:
-        """`airflow backfill create`; again when SQLite was locked, and only after an earlier backfill has ended."""
+    def backfill(self, dag_id: str, nights: Window, *options: str) -> None:
+        """`airflow backfill create`, after an earlier one has ended; again when SQLite was locked.
+
+        The DAG is paused meanwhile. A command that finds SQLite locked half-way takes back the runs that it has made,
+        and a scheduler that has begun with one of them dies of it (seen in Airflow 3.3.2).
+        """
         while any(found["completed_at"] is None for found in self.rest.backfills(dag_id)):
             time.sleep(2)
+        before = len(self.rest.backfills(dag_id))
         dates = ("--from-date", str(nights.start), "--to-date", str(nights.end))
-        arguments = ("--dag-id", dag_id, *dates, "--max-active-runs", "4")
-        for last in (False, False, True):
-            try:
-                self.command("airflow", "backfill", "create", *arguments)
-            except JobFailed:
-                if last or self.rest.backfills(dag_id):
-                    raise
-                time.sleep(2)
-            else:
-                return
+        self.rest.pause(dag_id)
+        try:
+            for last in (False, False, True):
+                try:
+                    self.command("airflow", "backfill", "create", "--dag-id", dag_id, *dates, *options)
+                    return
+                except JobFailed:
+                    if last or len(self.rest.backfills(dag_id)) > before:
+                        raise
+                    time.sleep(2)
+        finally:
+            self.rest.unpause(dag_id)
 
     def command(self, name: str, *arguments: str) -> str:
         """Run a command line tool of this environment; returns what it printed.

@@ -93,7 +93,14 @@ class AirflowRest:
 
     def unpause(self, dag_id: str) -> None:
         """Let a DAG's runs be scheduled."""
-        self.call("PATCH", f"/api/v2/dags/{dag_id}?update_mask=is_paused", {"is_paused": False})
+        self._paused(dag_id, False)
+
+    def pause(self, dag_id: str) -> None:
+        """Leave a DAG's new runs queued."""
+        self._paused(dag_id, True)
+
+    def _paused(self, dag_id: str, paused: bool) -> None:
+        self.call("PATCH", f"/api/v2/dags/{dag_id}?update_mask=is_paused", {"is_paused": paused})
 
     def trigger(
         self, dag_id: str, conf: Mapping[str, Any], logical_date: str | None = None, run_id: str | None = None
