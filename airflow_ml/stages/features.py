@@ -16,6 +16,10 @@ from airflow_ml.lake import Attempt, LakeTable
 from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Column, Features, Model
+from airflow_ml.spec.features import RESERVED
+from airflow_ml.stages._event_times import strangers
+from airflow_ml.stages._spark_errors import told_plainly
+from airflow_ml.stages._validated import require_validated
 from airflow_ml.stages.base import PartitionStage
 from airflow_ml.stages.code import load
 from airflow_ml.stages.context import StageContext
@@ -71,13 +75,14 @@ class BuildFeatures(PartitionStage):
 
         Raises:
             MissingPartition: One of them is not committed: a day that was built without its outcomes would not be the
-                day that a rerun builds.
+                day that a rerun builds. Or the raw partition has not passed validation as it is now.
         """
         model = ctx.model
         days = list(ctx.window)
         past = sorted({known for day in days for known in _known(model, day)})
         raw, outcomes = ctx.table("raw"), ctx.table("outcomes")
         raw.require(days, _remedy("ingest", model, days))
+        require_validated(ctx, days)
         outcomes.require(past, _remedy("ingest_outcomes", model, past))
         raw_fences, outcome_fences = raw.fences(days), outcomes.fences(past)
         spec = model.features.model_dump(mode="json")
@@ -97,7 +102,7 @@ class BuildFeatures(PartitionStage):
         """One Spark job for all of these days."""
         model = ctx.model
         build = load(model.features.build)
-        with ExitStack() as stack:
+        with told_plainly(attempt.folder, model.features.build), ExitStack() as stack:
             with ctx.timed("start Spark"):
                 spark = stack.enter_context(spark_session(f"{model.name} features"))
             inputs = FeatureInputs(
@@ -157,7 +162,7 @@ def _write(frame: "DataFrame", features: Features, attempt: Attempt) -> None:
     """Stage one file a partition, rows in order of event and entity.
 
     Raises:
-        SpecError: A column is missing.
+        SpecError: A column is missing, or has a name that we use ourselves.
     """
     from pyspark.sql import functions as F
 
@@ -168,6 +173,13 @@ def _write(frame: "DataFrame", features: Features, attempt: Attempt) -> None:
             f"the build returns no column {', '.join(missing)}",
             where=f"entry point {features.build}",
             remedy=f"return {', '.join(required)}; got {', '.join(frame.columns)}",
+        )
+    taken = [name for name in frame.columns if name != "ds" and name.lower() in RESERVED]
+    if taken:
+        raise SpecError(
+            f"the build returns a column {taken[0]!r}, which we add beside the features",
+            where=f"entry point {features.build}",
+            remedy="return it under another name, or leave it out",
         )
     types = {"ds": "date"} | dict.fromkeys(features.categorical, "string") | dict.fromkeys(features.numeric, "double")
     typed = frame.withColumns({name: F.col(name).cast(type_) for name, type_ in types.items()})
@@ -184,8 +196,10 @@ def _check(attempt: Attempt, features: Features, days: Sequence[date]) -> "pa.Sc
     """Hold what the build returned to its contract; returns the schema of the files.
 
     Raises:
-        SpecError: A day is missing or was not asked for, an entity stands twice, or a key is null.
+        SpecError: A day is missing or was not asked for, an entity stands twice, a key is null, or an event is of
+            another day.
     """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     def refuse(what: str, remedy: str) -> SpecError:
@@ -209,6 +223,15 @@ def _check(attempt: Attempt, features: Features, days: Sequence[date]) -> "pa.Sc
                     f"{name} is null in {keys[name].null_count} rows of {day}",
                     "every row needs its entity and event time",
                 )
+        try:
+            times = keys[features.event_time].cast(pa.timestamp("us"))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            type_ = keys[features.event_time].type
+            raise refuse(f"{features.event_time} is {type_}, not a time", "return it as a timestamp") from None
+        other = [at for _, at in strangers(times, day)]
+        if other:
+            shown = f"{features.event_time} of {len(other)} rows of {day} is of another day, as {other[0]}"
+            raise refuse(shown, "look for a wrong year or a wrong `ds`: the events of a partition are of its day")
         if len(keys[features.entity].unique()) != len(keys):
             twice = len(keys) - len(keys[features.entity].unique())
             raise refuse(f"{twice} rows of {day} repeat an entity", "look for a join whose right side has a key twice")

@@ -35,7 +35,7 @@ def prepared() -> Path:
         world = World(base / "landing")
         world.deliver(YEAR)
         world.deliver_outcomes(YEAR)
-    for stage in ("ingest", "ingest_outcomes", "features"):
+    for stage in ("ingest", "ingest_outcomes", "validate", "features"):
         result = run_stage(stage, base, YEAR)
         if not result.reused:
             print(f"  {stage} of {YEAR}: {result.rows:,} rows in {result.wall_s:.0f} s", flush=True)

@@ -1,5 +1,8 @@
 """Builds of features that break their contract, each in its own way, and labels that nothing can be learnt from."""
 
+import os
+import signal
+
 import pyarrow as pa
 from pyspark.sql import DataFrame
 from pyspark.sql import functions as F
@@ -31,8 +34,29 @@ def of_another_day(inputs: FeatureInputs) -> DataFrame:
     return sound(inputs).withColumn("ds", F.date_add("ds", 1))
 
 
+def of_another_year(inputs: FeatureInputs) -> DataFrame:
+    return sound(inputs).withColumn("scheduled_departure", F.expr("scheduled_departure + interval 1 year"))
+
+
+def without_a_clock(inputs: FeatureInputs) -> DataFrame:
+    return sound(inputs).withColumn("scheduled_departure", F.lit("at noon"))
+
+
+def with_a_label(inputs: FeatureInputs) -> DataFrame:
+    return sound(inputs).withColumn("label", F.lit(True))
+
+
 def without_a_row(inputs: FeatureInputs) -> DataFrame:
     return sound(inputs).where("false")
+
+
+def that_fails_in_java(inputs: FeatureInputs) -> DataFrame:
+    return sound(inputs).where(F.length(F.regexp_replace("carrier", F.concat(F.lit("("), F.col("carrier")), "")) >= 0)
+
+
+def that_kills_spark(inputs: FeatureInputs) -> DataFrame:
+    os.kill(inputs.spark._jvm.java.lang.ProcessHandle.current().pid(), signal.SIGKILL)
+    return sound(inputs)
 
 
 def never(outcomes: pa.Table) -> pa.Array:

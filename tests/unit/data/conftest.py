@@ -28,6 +28,10 @@ SHORT = flights.model_copy(
 """The flights with a memory of five days, so that two weeks are more than one memory."""
 
 
+INPUTS = ("raw", "validated", "outcomes")
+"""Tables that the stage features reads."""
+
+
 @dataclass
 class Base:
     """A base folder, and stages that run in it."""
@@ -58,7 +62,7 @@ def spark():
 
 @pytest.fixture(scope="session")
 def ingested(tmp_path_factory) -> Base:
-    """Two weeks of raw partitions, and the outcomes that were known at the last midnight."""
+    """Two weeks of validated raw partitions, and the outcomes that were known at the last midnight."""
     base = Base(tmp_path_factory.mktemp("ingested"))
     deliver(base, TWO_WEEKS)
     return base
@@ -67,17 +71,18 @@ def ingested(tmp_path_factory) -> Base:
 @pytest.fixture(scope="session")
 def built(ingested, spark, tmp_path_factory) -> Base:
     """The same with features, all built by one job, and all outcomes."""
-    base = ingested.copy(tmp_path_factory.mktemp("built"), "raw", "outcomes")
+    base = ingested.copy(tmp_path_factory.mktemp("built"), *INPUTS)
     base.run("features", str(TWO_WEEKS.start), str(TWO_WEEKS.end))
     return base
 
 
 def deliver(base: Base, window: Window, change: Callable[[Path], None] = lambda path: None) -> None:
-    """Deliver and ingest a window and its known outcomes; ``change`` may tamper with outcome files before."""
+    """Deliver, ingest and validate a window and its known outcomes; ``change`` may tamper with outcome files before."""
     world = World(base.path / "landing")
     known = Window.of(window.start, window.end - timedelta(days=base.model.label.lag))
     world.deliver(window)
     for path in world.deliver_outcomes(known):
         change(path)
     base.run("ingest", str(window.start), str(window.end))
+    base.run("validate", str(window.start), str(window.end))
     base.run("ingest_outcomes", str(known.start), str(known.end))

@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from airflow_ml.examples.flights.features import PRIOR_FLIGHTS
-from airflow_ml.lifecycle.errors import MissingPartition, SpecError
+from airflow_ml.examples.flights.world import World
+from airflow_ml.lifecycle.errors import DataBroken, MissingPartition, SpecError
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.spec import Features
-from tests.unit.data.conftest import SHORT, TWO_WEEKS, Base, deliver
+from airflow_ml.spec import Features, in_range
+from tests.unit.data.conftest import INPUTS, SHORT, TWO_WEEKS, Base, deliver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -26,7 +27,7 @@ def rows(base: Base, day: date) -> list[dict]:
 
 @pytest.mark.parametrize("day", [date(2013, 1, 1), date(2013, 1, 9), date(2013, 1, 14)])
 def test_a_night_builds_exactly_the_rows_of_the_bulk_job(built, spark, tmp_path, day):
-    alone = built.copy(tmp_path, "raw", "outcomes")
+    alone = built.copy(tmp_path, *INPUTS)
     alone.run("features", str(day))
     # Row by row, in the same order, with the same bits: NaN would compare unequal to itself.
     assert rows(alone, day) == rows(built, day)
@@ -57,7 +58,7 @@ def test_no_feature_of_a_day_knows_outcomes_of_the_day_before_or_later(built, sp
 
 
 def test_a_later_outcome_leaves_a_night_current_and_an_earlier_one_does_not(built, spark, tmp_path):
-    base = built.copy(tmp_path, "raw", "outcomes", "features")
+    base = built.copy(tmp_path, *INPUTS, "features")
     assert base.run("features", "2013-01-14").summary["built"] == []
     table = base.table("outcomes")
     before = table.fences(Window.of("2013-01-01", "2013-01-14"))
@@ -125,13 +126,55 @@ def test_rows_lie_in_one_file_a_day_in_order_of_departure(built):
 
 
 def test_a_missing_raw_partition_is_named_with_the_remedy(ingested, tmp_path):
-    base = ingested.copy(tmp_path, "raw", "outcomes")
+    base = ingested.copy(tmp_path, *INPUTS)
     with pytest.raises(MissingPartition, match=r"2013-01-15.*airflow-ml run ingest flights --from 2013-01-14"):
         base.run("features", "2013-01-14", "2013-01-15")
 
 
+class TestOnlyWhatPassedValidation:
+    DAYS = ("2013-01-13", "2013-01-14")
+
+    def refusal(self, base: Base, model=None) -> MissingPartition:
+        with pytest.raises(MissingPartition) as refused:
+            base.run("features", *self.DAYS, model=model)
+        assert refused.value.remedy == (
+            "run it first: airflow-ml run validate flights --from 2013-01-13 --to 2013-01-14"
+        )
+        assert not base.table("features").exists()
+        return refused.value
+
+    def test_a_partition_that_nobody_validated(self, ingested, tmp_path):
+        base = ingested.copy(tmp_path, "raw", "outcomes")
+        assert "not validated, or refused by validation, as it is now: 2013-01-13, 2013-01" in str(self.refusal(base))
+        # Not in one window, nor in that of the features.
+        base.run("validate", "2013-01-12", "2013-01-13")
+        assert self.refusal(base).what.endswith(": 2013-01-14")
+
+    def test_a_partition_that_was_replaced_since(self, ingested, spark, tmp_path):
+        base = ingested.copy(tmp_path, *INPUTS)
+        landed = World(tmp_path / "landing").deliver(Window.of(*self.DAYS))[1]
+        header, *lines = gzip.decompress(landed.read_bytes()).decode().splitlines(keepends=True)
+        landed.write_bytes(gzip.compress("".join([header, *lines[1:]]).encode(), mtime=0))
+        base.run("ingest", *self.DAYS)
+        assert self.refusal(base).what.endswith(": 2013-01-14")
+        base.run("validate", *self.DAYS)
+        assert base.run("features", "2013-01-14").rows == len(lines) - 1
+
+    def test_a_check_that_changed_since(self, ingested, tmp_path):
+        base = ingested.copy(tmp_path, *INPUTS)
+        schema = SHORT.source.schema_
+        distance = schema.column("distance").model_copy(update={"checks": (in_range(10, 2000),)})
+        columns = tuple(distance if column.name == "distance" else column for column in schema.columns)
+        source = SHORT.source.model_copy(update={"schema_": schema.model_copy(update={"columns": columns})})
+        stricter = SHORT.model_copy(update={"source": source})
+        self.refusal(base, stricter)
+        with pytest.raises(DataBroken, match="values out of range"):
+            base.run("validate", *self.DAYS, model=stricter)
+        self.refusal(base, stricter)
+
+
 def test_missing_outcomes_that_should_be_known_are_named_with_the_remedy(ingested, tmp_path):
-    base = ingested.copy(tmp_path, "raw")
+    base = ingested.copy(tmp_path, "raw", "validated")
     with pytest.raises(MissingPartition, match="airflow-ml run ingest_outcomes flights"):
         base.run("features", "2013-01-05")
 
@@ -141,13 +184,16 @@ CONTRACT = {
     "with_an_entity_twice": "3 rows of 2013-01-02 repeat an entity",
     "without_a_time": "scheduled_departure is null in",
     "of_another_day": "days that were not asked for: 2013-01-03",
+    "of_another_year": r"scheduled_departure of \d+ rows of 2013-01-02 is of another day, as 2014-01-02",
+    "without_a_clock": "scheduled_departure is string, not a time",
+    "with_a_label": "returns a column 'label', which we add",
     "without_a_row": "returns no row for 2013-01-02",
 }
 
 
 @pytest.mark.parametrize("build", CONTRACT)
 def test_a_build_that_breaks_its_contract_commits_nothing(ingested, spark, tmp_path, build):
-    base = ingested.copy(tmp_path, "raw", "outcomes")
+    base = ingested.copy(tmp_path, *INPUTS)
     features = Features(
         build=f"tests.unit.data.builds:{build}",
         entity="flight_id",

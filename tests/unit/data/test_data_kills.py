@@ -40,7 +40,7 @@ def inputs(tmp_path_factory):
     world = World(base / "landing")
     world.deliver(RAW)
     world.deliver_outcomes(KNOWN)
-    for stage in ("ingest", "ingest_outcomes"):
+    for stage in ("ingest", "validate", "ingest_outcomes"):
         code, _, output = run_in_process(request(base, stage))
         assert code == 0, output
     return base

@@ -11,13 +11,14 @@ from airflow_ml.lifecycle.requests import JobRequest, JobResult
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Platform
 from airflow_ml.stages.spark import java_home
+from tests.unit.data.conftest import INPUTS
 
 NIGHT = Window.of("2013-01-14")
 
 
 @pytest.mark.slow
 def test_spark_submit_runs_the_same_stage(built, tmp_path):
-    base = built.copy(tmp_path / "base", "raw", "outcomes")
+    base = built.copy(tmp_path / "base", *INPUTS)
     asked, answer = tmp_path / "request.json", tmp_path / "response.json"
     platform = Platform(base=str(base.path))
     request = JobRequest(stage="features", model=base.model, platform=platform, window=NIGHT)
