@@ -2,11 +2,16 @@
 
 import json
 from datetime import date
+from pathlib import Path
 
+import pytest
+
+from airflow_ml.lifecycle.windows import Window
 from tests.bench.base import NIGHT
 from tests.bench.contestants import month_of, training_window
 from tests.bench.dag_files import model_file, same_shape
-from tests.bench.quality import MONTHS
+from tests.bench.loop import Played
+from tests.bench.quality import MONTHS, decided_table, months_table
 from tests.bench.report import Report, Table, markdown, median, peak_rss_mib, show, text
 
 TABLE = Table("Speed", ("what", "rows/s", "ratio"), (("ours", 12345, 0.75), ("theirs", None, 123.456)))
@@ -76,3 +81,34 @@ def test_a_month_learns_from_the_half_year_whose_labels_are_known_at_its_first_m
         assert (month_of(month).start - window.end).days == 2
     assert (month_of(12).end, len(NIGHT)) == (date(2013, 12, 31), 1)
     assert training_window(date(2013, 3, 1)).start == date(2013, 1, 1)
+
+
+def test_the_tables_of_quality_say_where_the_loop_retrained_and_compare_it_from_august_on():
+    row = {"flights": 100, "late": 0.25, "lightgbm": 0.7, "network": 0.71, "frozen": 0.68, "loop": 0.69}
+    row |= {"versions": "v1", "retrained": ""}
+    rows = {month: dict(row) for month in MONTHS}
+    rows[12] |= {"retrained": "15 December: v2 passed", "versions": "v1, v2", "loop": 0.74}
+    table = months_table(rows)
+    assert {len(line) for line in table.rows} == {len(table.columns)}
+    july, december, mean = table.rows[0], table.rows[-2], table.rows[-1]
+    assert july[6:] == (None, None, None, "v1", None)
+    assert december[-2:] == ("v1, v2", "15 December: v2 passed")
+    assert mean[5:9] == pytest.approx((0.01, 0.68, 0.70, 0.02))
+
+
+def test_the_weeks_that_drifted_are_shown_with_what_became_of_them():
+    numbers = {"drifted_share": 0.4, "roc_auc": 0.66}
+    days = (date(2013, 12, 1), date(2013, 12, 8), date(2013, 12, 15))
+    verdicts = ("healthy", "retrain", "cooling_down")
+    decisions = [
+        {"window_end": day, "decision": verdict, **numbers} for day, verdict in zip(days, verdicts, strict=True)
+    ]
+    trainings = [
+        {"window": Window.of(date(2013, 1, 1), end), "version": version, "verdict": verdict}
+        for version, (end, verdict) in enumerate(((date(2013, 6, 29), "passed"), (days[1], "rejected")), start=1)
+    ]
+    table = decided_table(Played(Path(), decisions, trainings))
+    assert table.rows == (
+        ("08 December", "40%", 0.66, "retrain", "v2 rejected"),
+        ("15 December", "40%", 0.66, "cooling_down", None),
+    )
