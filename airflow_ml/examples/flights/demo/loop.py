@@ -227,24 +227,22 @@ class Loop:
         """`airflow backfill create`, after an earlier one has ended; again when SQLite was locked.
 
         The DAG is paused meanwhile. A command that finds SQLite locked half-way takes back the runs that it has made,
-        and a scheduler that has begun with one of them dies of it (seen in Airflow 3.3.2).
+        and a scheduler that has begun with one of them dies of it (seen in Airflow 3.3.2). It may also leave a backfill
+        without runs, which Airflow ends in its next sweep; repeating does no harm.
         """
-        while any(found["completed_at"] is None for found in self.rest.backfills(dag_id)):
-            time.sleep(2)
-        before = len(self.rest.backfills(dag_id))
         dates = ("--from-date", str(nights.start), "--to-date", str(nights.end))
-        self.rest.pause(dag_id)
-        try:
-            for last in (False, False, True):
-                try:
-                    self.command("airflow", "backfill", "create", "--dag-id", dag_id, *dates, *options)
-                    return
-                except JobFailed:
-                    if last or len(self.rest.backfills(dag_id)) > before:
-                        raise
-                    time.sleep(2)
-        finally:
-            self.rest.unpause(dag_id)
+        for last in (False, False, True):
+            while any(found["completed_at"] is None for found in self.rest.backfills(dag_id)):
+                time.sleep(2)
+            self.rest.pause(dag_id)
+            try:
+                self.command("airflow", "backfill", "create", "--dag-id", dag_id, *dates, *options)
+                return
+            except JobFailed:
+                if last:
+                    raise
+            finally:
+                self.rest.unpause(dag_id)
 
     def command(self, name: str, *arguments: str) -> str:
         """Run a command line tool of this environment; returns what it printed.
