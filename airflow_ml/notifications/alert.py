@@ -51,7 +51,7 @@ class ModelAlertNotifier(BaseNotifier):
         error = context.get("exception")
         if error is None:
             result = ti.xcom_pull(task_ids=ti.task_id)
-            return of_decision(self.model, result["summary"]) if result else None
+            return of_decision(self.model, result["summary"], {"Task log": ti.log_url}) if result else None
         # The text of a stage's error begins with its class (see `operators.errors`). Where a dead task's callback runs
         # there is only the text; in the task itself the stage's own error is the exception's context.
         kind, _, text = str(error).partition(": ")

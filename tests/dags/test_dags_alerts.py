@@ -8,6 +8,7 @@ from airflow.sdk import DAG, TriggerRule
 
 from airflow_ml.notifications import ModelAlertNotifier
 from airflow_ml.operators import (
+    DecideRetrainingOperator,
     IngestOperator,
     IngestOutcomesOperator,
     SendAlertOperator,
@@ -161,6 +162,25 @@ def _told_of(run_dag, mailbox, kind, model, platform, **kwargs):
     (mail,) = mailbox.mails
     assert "/tasks/reads" in body(mail)
     return mail
+
+
+@pytest.mark.parametrize("decision", ["retrain", "healthy"])
+def test_a_decision_in_a_dag_of_ones_own_tells_by_a_callback(model, alerting, mailbox, script, run_dag, decision):
+    script(decide={"summary": DECISION | {"decision": decision}})
+    with DAG("decides_and_tells", schedule=None) as dag:
+        DecideRetrainingOperator(
+            task_id="decide",
+            model=model,
+            platform=alerting,
+            on_success_callback=ModelAlertNotifier(model.name, alerting),
+        )
+    run_dag(dag, logical_date=DAY)
+    if decision == "healthy":
+        assert mailbox.mails == []
+        return
+    (mail,) = mailbox.mails
+    assert mail["subject"] == "[small] retraining started, because 12 of 30 columns drifted"
+    assert 'Task log: <a href="http://airflow.test/dags/decides_and_tells/runs/' in body(mail)
 
 
 def test_what_is_told_of_outcomes_names_their_days_and_not_those_of_the_run(model, alerting, mailbox, script, run_dag):
