@@ -26,6 +26,19 @@ def run_stage(stage: str, base: Path, window: Window, model: Model = flights, **
     return execute(request)
 
 
+def run_chain(stages: tuple[str, ...], base: Path, window: Window, model: Model = flights) -> tuple[JobResult, ...]:
+    """Run stages of one window after each other, each told where the results before it are, as tasks of a DAG are.
+
+    A stage that has to look its upstream results up identifies all of theirs first, again and again.
+    """
+    found: dict[str, JobResult] = {}
+    for stage in stages:
+        inputs = {name: result.uri for name, result in found.items()}
+        platform = Platform(base=str(base))
+        found[stage] = execute(JobRequest(stage=stage, model=model, platform=platform, window=window, inputs=inputs))
+    return tuple(found.values())
+
+
 def prepared() -> Path:
     """The base with the tables of the whole year; a second call finds them by their fingerprints."""
     base = BUILD.resolve() / "base"

@@ -13,7 +13,7 @@ from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.preprocessing import Preprocessing
 from airflow_ml.lifecycle.requests import FileOutput, JobResult
 from airflow_ml.lifecycle.windows import Window
-from tests.bench.base import features_of, run_stage
+from tests.bench.base import features_of, run_chain
 
 LIGHTGBM: dict[str, Any] = {
     "objective": "binary",
@@ -70,7 +70,7 @@ def training_window(first: date) -> Window:
 
 def train_network(base: Path, window: Window) -> Trained:
     """The stages from tables to an evaluated network."""
-    return Trained(window, *(run_stage(stage, base, window) for stage in ("training_set", "train", "evaluate")))
+    return Trained(window, *run_chain(("training_set", "train", "evaluate"), base, window))
 
 
 def labelled(base: Path, days: Window) -> tuple[Rows, Array]:

@@ -20,7 +20,7 @@ from airflow_ml.lifecycle.windows import Window
 from airflow_ml.registry import champions
 from airflow_ml.spec import Model, Platform
 from airflow_ml.spec.gates import AtLeast, BeatsChampion
-from tests.bench.base import run_stage
+from tests.bench.base import run_chain, run_stage
 
 FIRST = flights.model_copy(
     update={"gates": tuple(gate for gate in flights.gates if isinstance(gate, AtLeast | BeatsChampion))}
@@ -71,9 +71,7 @@ def play(base: Path, days: Window, first: Window) -> Played:
         run_stage("score", base, Window.of(scored + timedelta(days=1), end))
         scored = end
         week = Window.of(week_ends + timedelta(days=1), end)
-        for stage in ("feedback", "monitor"):
-            run_stage(stage, base, week)
-        decided = run_stage("decide", base, week).summary
+        decided = run_chain(("feedback", "monitor", "decide"), base, week)[-1].summary
         played.decisions.append(
             {"window_end": end, "decision": decided["decision"], "reasons": decided["reasons"], **decided["numbers"]}
         )
@@ -87,9 +85,7 @@ def play(base: Path, days: Window, first: Window) -> Played:
 
 def _train(played: Played, model: Model, window: Window, scores_from: date) -> None:
     """Train, judge and register; a model that passed is the champion from then on."""
-    for stage in TRAINING:
-        result = run_stage(stage, played.base, window, model)
-    version = int(result.summary["version"])
+    version = int(run_chain(TRAINING, played.base, window, model)[-1].summary["version"])
     platform = Platform(base=str(played.base))
     release = champions.release_of(platform, flights.name, version)
     played.trainings.append(
