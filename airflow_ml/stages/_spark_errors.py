@@ -43,14 +43,19 @@ def told_plainly(written: Path, entry_point: str) -> Iterator[None]:
         StageError: Spark failed, or its process ended.
     """
     from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
 
     try:
         yield
-    except Py4JError as error:
+    except (Py4JError, ConnectionError) as error:
+        # Stopping the session of a process that is gone ends with a refused connection.
         raise _translated(error, written, entry_point) from None
+    except PySparkException as error:
+        log.error("%s", error)
+        raise _failed(_first_line(str(error)), entry_point) from None
 
 
-def _translated(error: "Py4JError", written: Path, entry_point: str) -> AirflowMLError:
+def _translated(error: "Py4JError | ConnectionError", written: Path, entry_point: str) -> AirflowMLError:
     causes = _causes(error)
     trace = str(error)
     if not causes:
@@ -77,14 +82,18 @@ def _translated(error: "Py4JError", written: Path, entry_point: str) -> AirflowM
             )
     log.error("%s", trace)
     kind, message = causes[0]
+    return _failed(f"{kind.rpartition('.')[2]}: {_first_line(message)}", entry_point)
+
+
+def _failed(what: str, entry_point: str) -> StageError:
     return StageError(
-        f"Spark failed: {kind.rpartition('.')[2]}: {_first_line(message)}",
+        f"Spark failed: {what}",
         where=f"entry point {entry_point}",
         remedy="look for the cause in what the function does; Spark's own trace is in the log above",
     )
 
 
-def _causes(error: "Py4JError") -> list[tuple[str, str]]:
+def _causes(error: "Py4JError | ConnectionError") -> list[tuple[str, str]]:
     """Class and message of each Java exception, the innermost first; none where there is no Java to ask any more."""
     from py4j.protocol import Py4JError
 

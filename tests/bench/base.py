@@ -17,6 +17,24 @@ from airflow_ml.stages.runner import execute
 from tests.bench.report import BUILD
 
 TABLES = ("raw", "outcomes", "features")
+_SCHEMA = flights.source.schema_
+UNCHECKED = flights.model_copy(
+    update={
+        "source": flights.source.model_copy(
+            update={
+                "schema_": _SCHEMA.model_copy(
+                    update={
+                        "columns": tuple(column.model_copy(update={"checks": ()}) for column in _SCHEMA.columns),
+                        "volume": None,
+                    }
+                )
+            }
+        )
+    }
+)
+"""The flights without checks of values: the last day of the year has no weather, and its validation refuses it. Models
+are compared on every day."""
+
 NIGHT = Window.of("2013-08-01")
 
 
@@ -49,7 +67,7 @@ def prepared() -> Path:
         world.deliver(YEAR)
         world.deliver_outcomes(YEAR)
     for stage in ("ingest", "ingest_outcomes", "validate", "features"):
-        result = run_stage(stage, base, YEAR)
+        result = run_stage(stage, base, YEAR, model=UNCHECKED)
         if not result.reused:
             print(f"  {stage} of {YEAR}: {result.rows:,} rows in {result.wall_s:.0f} s", flush=True)
     print(f"  data ready after {time.perf_counter() - began:.0f} s: {base}", flush=True)

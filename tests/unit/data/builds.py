@@ -51,6 +51,11 @@ def without_a_row(inputs: FeatureInputs) -> DataFrame:
 
 
 def that_fails_in_java(inputs: FeatureInputs) -> DataFrame:
+    inputs.spark._jvm.java.lang.Integer.parseInt("many")
+    return sound(inputs)
+
+
+def that_fails_in_a_task(inputs: FeatureInputs) -> DataFrame:
     return sound(inputs).where(F.length(F.regexp_replace("carrier", F.concat(F.lit("("), F.col("carrier")), "")) >= 0)
 
 

@@ -115,13 +115,19 @@ def built_by(function: str) -> Model:
     return SHORT.model_copy(update={"features": features, "slices": ("carrier", "origin")})
 
 
-def test_any_other_failure_is_a_sentence_and_the_trace_is_in_the_log(base, caplog):
-    base.model = built_by("that_fails_in_java")
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        ("that_fails_in_a_task", "[INVALID_PARAMETER_VALUE.PATTERN] The value of parameter(s) `regexp`"),
+        ("that_fails_in_java", "NumberFormatException: "),
+    ],
+)
+def test_any_other_failure_is_a_sentence_and_the_trace_is_in_the_log(base, caplog, function, says):
+    base.model = built_by(function)
     error = refusal(base, StageError)
-    assert error.what.startswith("Spark failed: ")
-    assert "Unclosed group near index 3" in error.what
-    assert error.where == "entry point tests.unit.data.builds:that_fails_in_java"
-    assert "\tat java.base/" in caplog.text
+    assert error.what.startswith(f"Spark failed: {says}")
+    assert error.where == f"entry point tests.unit.data.builds:{function}"
+    assert says in caplog.text
 
 
 def test_a_jvm_that_was_killed_is_told(ingested, tmp_path):
