@@ -15,7 +15,7 @@ partitions are replaced.""",
 Started by drift (run id `drift__<window end>`), or by hand: the window ends with `to` (left out: the newest day with
 labels). One run at a time.
 
-Training set → train → evaluate → export → gates → register → release. A model that its gates reject is registered as
+Training set → train → evaluate, export → gates → register → release. A model that its gates reject is registered as
 rejected and not released; the run is a success, and its note says `rejected` with the reasons.
 
 **Clearing** a task reruns it and what follows; finished stages with the same inputs return their result.""",

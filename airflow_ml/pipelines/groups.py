@@ -80,10 +80,10 @@ def training_tasks(model: Model, platform: Platform | None = None, training_para
     done: dict[str, Any] = {"training_set": training_set.output}
     train = TrainModelOperator(task_id="train", inputs=done, training_params=training_params, **common)
     done = {**done, "train": train.output}
+    # Neither needs the other: they run side by side.
     evaluate = EvaluateModelOperator(task_id="evaluate", inputs=done, **common)
-    done = {**done, "evaluate": evaluate.output}
     export = ExportModelOperator(task_id="export", inputs=done, **common)
-    done = {**done, "export": export.output}
+    done = {**done, "evaluate": evaluate.output, "export": export.output}
     gates = CheckGatesOperator(task_id="check_gates", inputs=done, **common)
     done = {**done, "gates": gates.output}
     register = RegisterModelOperator(task_id="register", inputs=done, **common)

@@ -86,10 +86,11 @@ class Loop:
         self._step("training, gates, release")
         training = Window.ending(known(days.history, self.model).end, self.model.training.window)
         training = Window.of(max(training.start, self.model.start), training.end)
+        data = self._land(world, days.nights)
         self._run("first training", "training", window(training))
 
         self._step(f"{len(days.nights)} nights, by airflow backfill")
-        self._nights(world, days.nights)
+        self._nights(days.nights, data)
         scored = len(days.nights)
 
         self._step("labels arrive; monitoring")
@@ -97,10 +98,11 @@ class Loop:
         end = days.nights.end
         if retraining:
             self._step(f"retraining {retraining}")
-            self._retraining(retraining)
             after = Window.of(end + timedelta(days=1), end + timedelta(days=days.after))
+            data = self._land(world, after)
+            self._retraining(retraining)
             self._step(f"the next {days.after} nights")
-            self._nights(world, after)
+            self._nights(after, data)
             scored += len(after)
             self._step("their labels: what the retraining was good for")
             self._monitor(world, after.end)
@@ -112,11 +114,15 @@ class Loop:
 
     # the steps
 
-    def _nights(self, world: World, nights: Window) -> None:
-        """Data in one run, then one scoring run a night."""
+    def _land(self, world: World, nights: Window) -> str:
+        """The nights' data arrive and are built by one run, which goes on while a model trains; returns the run."""
         world.deliver(nights)
         world.deliver_outcomes(nights.shift(-self.model.label.lag))
-        self._run(f"data of {nights}", "data", window(nights))
+        return self.rest.trigger(f"{self.model.name}_data", window(nights))
+
+    def _nights(self, nights: Window, data: str) -> None:
+        """Wait for their data, then one scoring run a night."""
+        self._wait(f"data of {nights}", "data", data)
         before = time.monotonic()
         self.backfill(f"{self.model.name}_scoring", nights, "--max-active-runs", "4")
         wanted = set(nights)
@@ -206,12 +212,15 @@ class Loop:
     # the ways to Airflow
 
     def _run(self, name: str, what: str, conf: Mapping[str, Any]) -> str:
+        run_id = self.rest.trigger(f"{self.model.name}_{what}", conf)
+        self._wait(name, what, run_id)
+        return run_id
+
+    def _wait(self, name: str, what: str, run_id: str) -> None:
         dag_id = f"{self.model.name}_{what}"
-        run_id = self.rest.trigger(dag_id, conf)
         state = self.rest.wait(dag_id, run_id, 1800, self._on_task(name, dag_id))
         if state != "success":
             raise JobFailed(f"run {run_id} failed", where=dag_id, remedy=f"open it at {self.rest.url}/dags/{dag_id}")
-        return run_id
 
     def _on_task(self, name: str, dag_id: str) -> Callable[[TaskRow], None]:
         def show(row: TaskRow) -> None:
