@@ -22,7 +22,7 @@ def fit(context: FitContext) -> nn.Module:
     """The built-in ``fit``: the tabular network, sized by the data and the parameters."""
     params = parse(context.params, own_fit=False)
     context.seed_everything(0)
-    edges = _edges(context.sample(_SAMPLE_ROWS), params.bins) if params.bins else None
+    edges = bin_edges(context.sample(_SAMPLE_ROWS), params.bins) if params.bins else None
     network = TabularNetwork(
         context.preprocessing.cardinalities,
         len(context.preprocessing.numeric),
@@ -178,8 +178,26 @@ def _weights(network: nn.Module) -> dict[str, Tensor]:
     return copy.deepcopy({name: value.detach().cpu() for name, value in network.state_dict().items()})
 
 
-def _edges(sample: Tensor, bins: int) -> Tensor:
-    """Quantiles of each column [columns, bins + 1]; equal ones make bins without width."""
-    if sample.shape[1] == 0:
-        return torch.zeros(0, bins + 1)
-    return torch.from_numpy(np.quantile(sample.numpy(), np.linspace(0, 1, bins + 1), axis=0).T.astype(np.float32))
+def bin_edges(sample: Tensor, bins: int) -> Tensor:
+    """Edges of each column's bins [columns, bins + 1], rising; equal ones make bins without width.
+
+    Quantiles, except that one value counts as a bin's share of the rows at most: it rains on few flights, and quantiles
+    of all rows would spend nearly every bin on the zero of the others. A column of few values has an edge at each.
+
+    Args:
+        sample: [rows, columns], finite.
+        bins: At least 1.
+    """
+    if not sample.numel():
+        return torch.zeros(sample.shape[1], bins + 1)
+    return torch.from_numpy(np.stack([_edges(column, bins) for column in sample.numpy().T]).astype(np.float32))
+
+
+def _edges(column: np.ndarray[Any, Any], bins: int) -> np.ndarray[Any, Any]:
+    values, counts = np.unique(column, return_counts=True)
+    if len(values) <= bins + 1:
+        return np.pad(values, (0, bins + 1 - len(values)), mode="edge")
+    weights = np.minimum(counts, len(column) / bins)
+    shares = (np.cumsum(weights) - weights / 2) / weights.sum()
+    edges: np.ndarray[Any, Any] = np.interp(np.linspace(0, 1, bins + 1), shares, values)
+    return edges

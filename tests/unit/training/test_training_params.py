@@ -1,9 +1,11 @@
 """Parameters are refused before a process is started, with the field."""
 
+import numpy as np
 import pytest
+import torch
 
 from airflow_ml.lifecycle.errors import SpecError
-from airflow_ml.training.loop import learning_rate
+from airflow_ml.training.loop import bin_edges, learning_rate
 from airflow_ml.training.params import Params, parse
 
 
@@ -44,3 +46,26 @@ def test_learning_rate_rises_and_falls():
 
 def test_learning_rate_without_warmup_starts_at_the_top():
     assert learning_rate(Params(learning_rate=0.5, warmup_epochs=0), 0, steps=5) == 0.5
+
+
+def test_bins_are_quantiles_where_no_value_is_frequent():
+    column = torch.randn(20_000, 1, generator=torch.Generator().manual_seed(0))
+    quantiles = np.quantile(column.numpy()[:, 0], np.linspace(0, 1, 9))
+    assert bin_edges(column, 8)[0].numpy() == pytest.approx(quantiles, abs=0.01)
+
+
+def test_rare_values_get_bins_of_their_own_beside_one_that_most_rows_have():
+    rain = torch.cat([torch.zeros(9000), torch.arange(1, 1001) / 100]).unsqueeze(1)
+    edges = bin_edges(rain, 8)[0]
+    assert edges[0] == 0
+    assert edges[-1] == 10
+    # Quantiles of the rows: 0 eight times of nine, and one bin for all rain.
+    assert (edges <= 0).sum() == 3
+    assert (edges.diff() > 0.5).sum() == 4
+
+
+def test_a_number_of_few_values_has_an_edge_at_each_and_one_of_a_single_value_has_no_bin():
+    legs = torch.tensor([1.0, 1, 1, 1, 2, 2, 3]).unsqueeze(1)
+    assert bin_edges(legs, 4)[0].tolist() == [1, 2, 3, 3, 3]
+    assert bin_edges(torch.ones(9, 2), 2).tolist() == [[1, 1, 1], [1, 1, 1]]
+    assert bin_edges(torch.zeros(9, 0), 2).shape == (0, 3)
