@@ -174,7 +174,9 @@ def serve(context: typer.Context) -> None:
 def _serve_flags(platform: Platform) -> list[str]:
     from airflow_ml.serving.deployment import ModelConfigFile
     from airflow_ml.serving.server import base_flags
+    from airflow_ml.stages.workspace import open_base
 
+    open_base(Path(platform.base))
     folder = Path(platform.serving_folder)
     ModelConfigFile(folder).create()
     ports = {"port": platform.serving.grpc, "rest_api_port": platform.serving.rest}

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from airflow_ml.lake import LakeTable
-from airflow_ml.lifecycle.errors import AirflowMLError
+from airflow_ml.lifecycle.errors import AirflowMLError, BaseError
 from airflow_ml.spec import Model, Platform
 
 TABLES = ("raw", "outcomes", "features", "predictions", "feedback", "decisions")
+"""Without ``validated``, which has fences and no rows: what it says is the verdict of `validate`."""
 _VERDICTS = ("validate", "gates", "release", "monitor", "decide")
 
 
@@ -26,6 +27,7 @@ def model_status(model: Model, platform: Platform) -> dict[str, Any]:
     from airflow_ml.registry import champions
 
     base = Path(platform.base)
+    _require_readable(base)
     return {
         "model": model.name,
         "base": platform.base,
@@ -34,6 +36,27 @@ def model_status(model: Model, platform: Platform) -> dict[str, Any]:
         "partitions": dict(_partitions(base / "lake" / model.name)),
         "verdicts": dict(_verdicts(base / "runs" / model.name)),
     }
+
+
+def _require_readable(base: Path) -> None:
+    """Refuse what is no base of this package; one that is not there yet has a status, too, and is not made.
+
+    Raises:
+        BaseError: It is no folder, cannot be read, or was written by a newer package.
+    """
+    from airflow_ml.stages.workspace import open_base
+
+    try:
+        if base.exists() and not base.is_dir():
+            raise BaseError("not a folder", where=str(base), remedy="choose another base: AIRFLOW_ML_BASE=/a/folder")
+        if (base / "airflow_ml.json").exists():
+            open_base(base)
+    except OSError as error:
+        raise BaseError(
+            f"cannot read: {error.strerror or error}",
+            where=str(base),
+            remedy="give this user read permission, or choose another base",
+        ) from error
 
 
 def _partitions(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -63,7 +86,9 @@ def _verdicts(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         results = sorted((folder / stage).glob("*/result.json"), key=lambda path: path.stat().st_mtime)
         if results:
             found = json.loads(results[-1].read_text(encoding="utf-8"))
-            yield stage, {"window": found["window"], "result": found["uri"], **found["summary"]}
+            # `decide` calls the window that it lets train `window`, too: the verdict's own is the one that was judged.
+            told = {"training_window" if key == "window" else key: fact for key, fact in found["summary"].items()}
+            yield stage, {**told, "window": found["window"], "result": found["uri"]}
 
 
 def render(status: dict[str, Any]) -> str:

@@ -26,6 +26,7 @@ from airflow_ml.lifecycle.errors import ServingError
 from airflow_ml.serving.client import Client
 from airflow_ml.serving.errors import ModelNotServed, RequestRefused, ServerUnreachable, ServingTimeout
 from airflow_ml.serving.files import fsync, fsync_tree, tree_sha256
+from airflow_ml.storage import storage_error
 
 CONFIG_NAME = "models.config"
 
@@ -184,8 +185,7 @@ class ModelConfigFile:
     def _change(self) -> Iterator[Any]:
         from google.protobuf import text_format
 
-        self.base.mkdir(parents=True, exist_ok=True)
-        with _locked(self.base / f".{CONFIG_NAME}.lock"):
+        with _folder(self.base), _locked(self.base / f".{CONFIG_NAME}.lock"):
             config = self._read()
             yield config
             # an empty message prints as nothing, which a server takes for "no config": say that the list is empty
@@ -261,6 +261,16 @@ def _wait(check: Callable[[], str | None], timeout: float, where: str) -> None:
 
 def _entry(config: Any, model: str) -> Any | None:
     return next((entry for entry in config.model_config_list.config if entry.name == model), None)
+
+
+@contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """Make a folder to write in; the operating system's errors in there are told as a person can use them."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise storage_error(error, Path(error.filename or path)) from error
 
 
 @contextmanager

@@ -1,0 +1,96 @@
+"""What `airflow-ml status` and `airflow-ml serve` say of a base: what is in it, or why it cannot be used."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from airflow_ml import Platform
+from airflow_ml.cli import app
+from airflow_ml.lifecycle.requests import JobResult
+from airflow_ml.lifecycle.windows import Window
+from airflow_ml.status import model_status, render
+from tests.support.models import small_model
+
+JUDGED, TRAINING = Window.of("2013-12-07", "2013-12-13"), Window.of("2013-06-17", "2013-12-13")
+
+
+def _decided(base: Path, training: Window | None) -> None:
+    folder = base / "runs/small/decide/abc"
+    folder.mkdir(parents=True)
+    result = JobResult(
+        stage="decide",
+        model="small",
+        fingerprint="abc",
+        spec_hash="s",
+        code_version="c",
+        window=JUDGED,
+        identity={},
+        outputs={},
+        metrics={},
+        summary={"decision": "retrain", "window": training.model_dump(mode="json") if training else None},
+        wall_s=0.1,
+        rows=1,
+        uri=str(folder / "result.json"),
+    )
+    (folder / "result.json").write_text(result.model_dump_json())
+
+
+@pytest.mark.parametrize("training", [TRAINING, None])
+def test_a_decision_is_shown_with_the_window_that_it_judged(tmp_path, training):
+    _decided(tmp_path, training)
+    found = model_status(small_model(), Platform(base=str(tmp_path)))
+    decided = found["verdicts"]["decide"]
+    assert decided["window"] == {"from": "2013-12-07", "to": "2013-12-13"}
+    assert decided["training_window"] == (training and {"from": "2013-06-17", "to": "2013-12-13"})
+    assert "  decide     2013-12-07 .. 2013-12-13  " in render(found)
+
+
+@pytest.mark.parametrize("command", [["status", "flights"], ["serve"]])
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda base: base.write_text("a file"), "base"),
+        (lambda base: _marker(base, {"format": 99, "created_by": "9.9"}), "written by airflow-ml 9.9 in format 99"),
+        (lambda base: _marker(base, "{"), "not a marker of ours"),
+    ],
+)
+def test_a_base_that_cannot_be_used_is_refused_in_one_sentence(tmp_path, monkeypatch, command, make, says):
+    base = tmp_path / "base"
+    make(base)
+    before = sorted(tmp_path.rglob("*"))
+    done = _call(monkeypatch, base, command)
+    assert done.exit_code == 1
+    assert done.output.startswith("BaseError: ")
+    assert says in done.output
+    assert "remedy: " in done.output
+    assert isinstance(done.exception, SystemExit), "an error for people, not a traceback"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_serving_folder_that_cannot_be_written_is_refused_in_one_sentence(tmp_path, monkeypatch):
+    (tmp_path / "taken").write_text("a file")
+    monkeypatch.setenv("AIRFLOW_ML_SERVING_FOLDER", str(tmp_path / "taken"))
+    done = _call(monkeypatch, tmp_path / "base", ["serve"])
+    assert done.exit_code == 1
+    assert done.output.startswith("BaseError: cannot write: ")
+    assert str(tmp_path / "taken") in done.output
+
+
+def test_the_status_of_a_base_that_is_not_there_makes_none(tmp_path, monkeypatch):
+    done = _call(monkeypatch, tmp_path / "base", ["status", "flights"])
+    assert done.exit_code == 0, done.output
+    assert not (tmp_path / "base").exists()
+
+
+def _marker(base: Path, content: object) -> None:
+    base.mkdir()
+    (base / "airflow_ml.json").write_text(content if isinstance(content, str) else json.dumps(content))
+
+
+def _call(monkeypatch, base: Path, command: list[str]):
+    monkeypatch.setenv("AIRFLOW_ML_BASE", str(base))
+    # a server that were started would take this process's place
+    monkeypatch.setattr("os.execvp", lambda *_: pytest.fail("the server was started"))
+    return CliRunner().invoke(app, command)
