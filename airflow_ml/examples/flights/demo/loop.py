@@ -123,7 +123,7 @@ class Loop:
     def _nights(self, nights: Window, data: str) -> None:
         """Wait for their data, then one scoring run a night."""
         self._wait(f"data of {nights}", "data", data)
-        before = time.monotonic()
+        before, clock = time.monotonic(), time.time()
         self.backfill(f"{self.model.name}_scoring", nights, "--max-active-runs", "4")
         wanted = set(nights)
         seen: set[str] = set()
@@ -146,6 +146,7 @@ class Loop:
         rows = sum(
             LakeTable(self.base / f"lake/{self.model.name}/predictions").snapshot().rows.get(day, 0) for day in nights
         )
+        self.summary.busy.append((clock, time.time()))
         self.summary.stages.append(StageTime(f"score {len(nights)} nights", round(time.monotonic() - before, 1), rows))
 
     def _watch(self, world: World) -> str | None:
@@ -228,6 +229,7 @@ class Loop:
             rows = int(result.get("rows") or 0)
             self.say(f"    {row.task_id:28} {row.state:8} {row.duration or 0:7.1f} s {rows or '':>10}")
             if row.state != "skipped":
+                self.summary.busy += [row.span] if row.span else []
                 self.summary.stages.append(StageTime(f"{name}: {row.task_id}", round(row.duration or 0.0, 1), rows))
 
         return show

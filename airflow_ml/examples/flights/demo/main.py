@@ -1,5 +1,6 @@
 """`airflow-ml demo`: starts an Airflow and a model server, plays the loop, shows the summary, and leaves the UI up."""
 
+import fcntl
 import json
 import secrets
 import shutil
@@ -8,6 +9,8 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -15,8 +18,8 @@ import airflow_ml
 from airflow_ml.examples.flights.demo.loop import Loop
 from airflow_ml.examples.flights.demo.processes import Addresses, airflow_environment, process, tail, wait_until
 from airflow_ml.examples.flights.demo.rest import AirflowRest
-from airflow_ml.examples.flights.demo.summary import Summary, find_problems, render
-from airflow_ml.lifecycle.errors import AirflowMLError
+from airflow_ml.examples.flights.demo.summary import StageTime, Summary, find_problems, render
+from airflow_ml.lifecycle.errors import AirflowMLError, JobFailed
 
 ROOT = Path("build/demo")
 DAGS = {f"flights_{name}" for name in ("data", "training", "scoring", "monitoring", "release")}
@@ -32,7 +35,35 @@ def run_demo(leave_running: bool, root: Path = ROOT) -> int:
     Returns:
         Exit code: 1 when anything in the loop did not happen.
     """
-    root = root.resolve()
+    try:
+        with _only_one(root.resolve()):
+            return _run(leave_running, root.resolve())
+    except AirflowMLError as error:
+        print(f"{error}", file=sys.stderr)
+        return 1
+
+
+@contextmanager
+def _only_one(root: Path) -> Iterator[None]:
+    """Keep a second demo from removing the files of one that runs.
+
+    The lock lies beside the folder, because the folder is removed; it ends with the process, however that ends.
+
+    Raises:
+        JobFailed: A demo runs there.
+    """
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with (root.parent / f".{root.name}.lock").open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise JobFailed(
+                "a demo runs here already", where=str(root), remedy="end it by Ctrl-C, then start this one again"
+            ) from error
+        yield
+
+
+def _run(leave_running: bool, root: Path) -> int:
     shutil.rmtree(root, ignore_errors=True)
     home, base = root / "airflow", root / "base"
     base.mkdir(parents=True)
@@ -58,7 +89,8 @@ def run_demo(leave_running: bool, root: Path = ROOT) -> int:
             wait_until(lambda: _serving(addresses.rest), server, "the model server", root / "server.log")
             wait_until(rest.healthy, airflow, "Airflow", root / "airflow.log")
             wait_until(lambda: rest.dag_ids() >= DAGS, airflow, "the DAG processor", root / "airflow.log")
-            print(f"   ready after {time.monotonic() - began:.0f} s; log in as admin / {password}", flush=True)
+            started_s = round(time.monotonic() - began, 1)
+            print(f"   ready after {started_s:.0f} s; log in as admin / {password}", flush=True)
             loop = Loop(rest, environment, base, f"127.0.0.1:{addresses.rest}", say=_say)
             try:
                 loop.play()
@@ -68,6 +100,8 @@ def run_demo(leave_running: bool, root: Path = ROOT) -> int:
             nights = len(loop.calendar.nights) + (loop.calendar.after if loop.summary.retraining else 0)
             summary.problems += find_problems(summary, nights)
             summary.wall_s = round(time.monotonic() - began, 1)
+            summary.stages.insert(0, StageTime("start Airflow", started_s, 0))
+            summary.stages.append(StageTime("between tasks", summary.idle_s(started_s), 0))
             summary.write(root / "summary.json")
             print(render(summary))
             print(f"the UI: {rest.url}  (admin / {password})\nthe same as JSON: {root / 'summary.json'}", flush=True)
@@ -78,9 +112,6 @@ def run_demo(leave_running: bool, root: Path = ROOT) -> int:
                 print(f"Airflow ended: {tail(root / 'airflow.log')}")
     except KeyboardInterrupt:
         print("\nstopping", flush=True)
-    except AirflowMLError as error:
-        print(f"{error}", file=sys.stderr)
-        return 1
     return 1 if summary.problems else 0
 
 

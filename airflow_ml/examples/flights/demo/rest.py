@@ -7,6 +7,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from airflow_ml.lifecycle.errors import JobFailed
@@ -24,6 +25,8 @@ class TaskRow:
     map_index: int
     state: str | None
     duration: float | None
+    span: tuple[float, float] | None = None
+    """Begin and end by the clock, in seconds; None for a task that did not run."""
 
 
 class AirflowRest:
@@ -127,7 +130,7 @@ class AirflowRest:
         """Task instances of a run."""
         path = f"/api/v2/dags/{dag_id}/dagRuns/{urllib.parse.quote(run_id, safe='')}/taskInstances?limit=100"
         return [
-            TaskRow(run_id, found["task_id"], found["map_index"], found["state"], found["duration"])
+            TaskRow(run_id, found["task_id"], found["map_index"], found["state"], found["duration"], _span(found))
             for found in self.call("GET", path)["task_instances"]
         ]
 
@@ -182,3 +185,10 @@ class AirflowRest:
         """Backfills of a DAG; ``completed_at`` is null while one is active."""
         found: list[dict[str, Any]] = self.call("GET", f"/api/v2/backfills?dag_id={dag_id}")["backfills"]
         return found
+
+
+def _span(found: Mapping[str, Any]) -> tuple[float, float] | None:
+    if not found.get("start_date") or not found.get("end_date"):
+        return None
+    begin, end = (datetime.fromisoformat(found[name]).timestamp() for name in ("start_date", "end_date"))
+    return begin, end

@@ -22,7 +22,13 @@ class StageTime:
 
 @dataclass
 class Summary:
-    """The demo's result; `problems` names everything in the loop that did not happen."""
+    """The demo's result.
+
+    Attributes:
+        stages: Tasks that ran side by side overlap, so their sum can be more than `wall_s`.
+        problems: Everything in the loop that did not happen.
+        busy: Begin and end of what ran, by the clock; not in the JSON.
+    """
 
     wall_s: float = 0.0
     stages: list[StageTime] = field(default_factory=list)
@@ -33,11 +39,26 @@ class Summary:
     champions: list[dict[str, Any]] = field(default_factory=list)
     online_prediction: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
+    busy: list[tuple[float, float]] = field(default_factory=list)
+
+    def idle_s(self, started_s: float) -> float:
+        """Seconds of the wall time in which neither Airflow started nor anything of the loop ran."""
+        return round(max(0.0, self.wall_s - started_s - covered(self.busy)), 1)
 
     def write(self, path: Path) -> None:
         """As JSON."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+        facts = {name: fact for name, fact in asdict(self).items() if name != "busy"}
+        path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def covered(spans: Iterable[tuple[float, float]]) -> float:
+    """Seconds that are in at least one of the spans: those that overlap count once."""
+    total, end = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        total += max(0.0, stop - max(start, end))
+        end = max(end, stop)
+    return total
 
 
 def find_problems(summary: Summary, nights: int) -> list[str]:
@@ -81,7 +102,8 @@ def auc_by_week(feedback: LakeTable, window: Window) -> dict[str, float | None]:
 
 def render(summary: Summary) -> str:
     """The summary as text for a terminal."""
-    lines = ["", f"The loop took {summary.wall_s:.0f} s", "", f"{'stage':44} {'wall s':>8} {'rows':>10}"]
+    lines = ["", f"The loop took {summary.wall_s:.0f} s; data land while a model trains, so rows overlap", ""]
+    lines += [f"{'stage':44} {'wall s':>8} {'rows':>10}"]
     lines += [f"{stage.name:44} {stage.wall_s:8.1f} {stage.rows:10}" for stage in summary.stages]
     lines += ["", f"nights scored: {summary.nights_scored}", "", "AUC of the nightly predictions, by week"]
     lines += [f"  {week}  {'not judged' if auc is None else f'{auc:.4f}'}" for week, auc in summary.auc_by_week.items()]
