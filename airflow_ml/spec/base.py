@@ -40,6 +40,16 @@ def _name(value: str) -> str:
     return value
 
 
+def _several(value: Any) -> Any:
+    """Refuse the one value that ``(value)`` is, before pydantic takes it apart and complains of its fields."""
+    if isinstance(value, BaseModel):
+        raise ValueError(f"this is one {type(value).__name__} and no tuple; write (value,), with the comma")
+    return value
+
+
+Several = BeforeValidator(_several)
+"""For tuples of declarations."""
+
 Days = Annotated[int, BeforeValidator(_days), Field(ge=0)]
 """A span in whole days; declared as ``"14d"`` or 14. Partitions are days, so nothing finer exists."""
 

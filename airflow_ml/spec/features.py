@@ -39,10 +39,13 @@ class Features(Frozen):
         names = [*self.categorical, *self.numeric]
         if not names:
             raise ValueError("no feature column: declare `categorical` or `numeric`")
-        twice = sorted({name for name in names if names.count(name) > 1})
+        # Neither Spark nor Delta tells names apart by their case.
+        lower = [name.lower() for name in names]
+        twice = sorted({name for name in names if lower.count(name.lower()) > 1})
         if twice:
-            raise ValueError(f"columns declared twice: {', '.join(twice)}")
-        taken = [name for name in names if name in (self.entity, self.event_time) or name.lower() in RESERVED]
+            raise ValueError(f"columns declared twice: {', '.join(twice)}; Spark does not tell names apart by case")
+        beside = (self.entity.lower(), self.event_time.lower(), *RESERVED)
+        taken = [name for name in names if name.lower() in beside]
         if taken:
             raise ValueError(
                 f"{taken[0]!r} cannot be a model input: the entity, the event time, {_quoted(RESERVED)} are beside "

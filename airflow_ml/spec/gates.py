@@ -1,8 +1,9 @@
 """Gates: thresholds that a model has to pass before it can be released. The decision itself is `lifecycle.gates`."""
 
-from typing import Annotated, Literal
+import math
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, model_validator
 
 from airflow_ml.spec.base import Frozen
 
@@ -14,6 +15,11 @@ METRICS = ("roc_auc", "pr_auc", "log_loss", "brier", "ece", "precision", "recall
 
 LATENCIES = ("p50_latency_ms", "p99_latency_ms")
 """Metrics that come from a server and not from the test split."""
+
+
+def _range(metric: str) -> tuple[float, float]:
+    """What a metric can be: losses and latencies have no upper bound, all others are shares."""
+    return 0.0, math.inf if metric == "log_loss" or metric in LATENCIES else 1.0
 
 
 def _of_rows(value: str) -> str:
@@ -35,21 +41,35 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 """NaN would close a gate for ever, and an infinite bound would open it for ever."""
 
 
-class AtLeast(Frozen):
+class _Threshold(Frozen):
+    """A metric and its bound."""
+
+    metric: AnyMetric
+    threshold: Finite
+
+    @model_validator(mode="after")
+    def _can_be(self) -> Self:
+        low, high = _range(self.metric)
+        if not low <= self.threshold <= high:
+            bounds = "0 or more" if high == math.inf else f"{low:g} to {high:g}"
+            raise ValueError(
+                f"threshold: {self.threshold:g} is outside what {self.metric} can be, so the gate would say the same "
+                f"of every model; choose {bounds}"
+            )
+        return self
+
+
+class AtLeast(_Threshold):
     """``metric >= threshold`` on the test split, over at least ``min_rows`` rows."""
 
     kind: Literal["at_least"] = "at_least"
-    metric: AnyMetric
-    threshold: Finite
     min_rows: int = Field(default=100, ge=1)
 
 
-class AtMost(Frozen):
+class AtMost(_Threshold):
     """``metric <= threshold``."""
 
     kind: Literal["at_most"] = "at_most"
-    metric: AnyMetric
-    threshold: Finite
     min_rows: int = Field(default=100, ge=1)
 
 
@@ -65,7 +85,7 @@ class BeatsChampion(Frozen):
     min_rows: int = Field(default=100, ge=1)
 
 
-class EachSlice(Frozen):
+class EachSlice(_Threshold):
     """``metric`` reaches the threshold in every slice value of ``column`` with ``min_rows`` rows or more.
 
     A smaller slice is reported and not judged; when every slice is smaller, the gate is closed.
@@ -74,7 +94,6 @@ class EachSlice(Frozen):
     kind: Literal["each_slice"] = "each_slice"
     column: str
     metric: RowMetric
-    threshold: Finite
     min_rows: int = Field(default=500, ge=1)
 
 

@@ -3,11 +3,11 @@
 import re
 import sys
 from datetime import date
-from typing import Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from airflow_ml.spec.base import Frozen, Name
+from airflow_ml.spec.base import Frozen, Name, Several
 from airflow_ml.spec.features import RESERVED, Features, Label
 from airflow_ml.spec.gates import EachSlice, Gate
 from airflow_ml.spec.monitoring import Monitoring
@@ -56,7 +56,7 @@ class Model(Frozen):
     features: Features
     label: Label
     training: Horovod = Horovod()
-    gates: tuple[Gate, ...] = Field(min_length=1)
+    gates: Annotated[tuple[Gate, ...], Several] = Field(min_length=1)
     slices: tuple[str, ...] = ()
     serving: Serving = Serving()
     scoring: Scoring = Scoring()
@@ -71,6 +71,11 @@ class Model(Frozen):
     def _consistent(self) -> Self:
         if self.end is not None and self.end < self.start:
             raise ValueError(f"end: {self.end} lies before start {self.start}; swap them")
+        if self.source.path == self.label.source.path:
+            raise ValueError(
+                f"label.source: {self.source.path!r} is the path of the source, too, and outcomes are not known when "
+                "the source lands; have them delivered as files of their own"
+            )
         entity, known = self.features.entity, self.source.schema_.names
         if entity not in known:
             raise ValueError(

@@ -1,15 +1,19 @@
 """Sources: where partitions land, and the schema that they are held to."""
 
+import re
 from typing import Annotated, Literal, Self
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
-from airflow_ml.spec.base import Days, Frozen
+from airflow_ml.spec.base import Days, Frozen, Several
 
 Severity = Literal["warn", "fail"]
 """``fail`` stops the pipeline before the partition is used; ``warn`` is written into the anomalies report only."""
 
 ColumnType = Literal["string", "int", "float", "bool", "timestamp"]
+
+
+_PLACEHOLDER = re.compile(r"\{[^{}]*\}")
 
 
 class InRange(Frozen):
@@ -80,7 +84,7 @@ class Column(Frozen):
     name: str
     type: ColumnType
     nullable: bool = False
-    checks: tuple[ValueCheck, ...] = ()
+    checks: Annotated[tuple[ValueCheck, ...], Several] = ()
 
     @model_validator(mode="after")
     def _checkable(self) -> Self:
@@ -122,7 +126,7 @@ class Schema(Frozen):
         volume: Bounds for the number of rows, or None for no check.
     """
 
-    columns: tuple[Column, ...] = Field(min_length=1)
+    columns: Annotated[tuple[Column, ...], Several] = Field(min_length=1)
     key: str
     new_columns: Severity = "fail"
     volume: Volume | None = None
@@ -176,6 +180,11 @@ class Files(Frozen):
     def _has_partition(cls, value: str) -> str:
         if "{ds}" not in value:
             raise ValueError(f"{value!r} names no partition; put '{{ds}}' where the date goes")
+        strange = [found for found in _PLACEHOLDER.findall(value) if found != "{ds}"]
+        if strange:
+            raise ValueError(
+                f"{value!r} has {strange[0]}, which nothing fills; only {{ds}} is known: partitions are days"
+            )
         return value
 
     @field_validator("encoding")

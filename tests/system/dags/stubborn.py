@@ -9,7 +9,7 @@ from airflow_ml.operators import IngestOutcomesOperator
 
 MODEL = Model(
     name="stubborn",
-    source=Files(path="stubborn/{ds}.csv.gz", schema=Schema(columns=(Column(name="id", type="string"),), key="id")),
+    source=Files(path="schedule/{ds}.csv.gz", schema=Schema(columns=(Column(name="id", type="string"),), key="id")),
     features=Features(build="stubborn_user:build", entity="id", event_time="at", numeric=("x",)),
     label=Label(
         compute="stubborn_user:label",

@@ -98,10 +98,10 @@ def test_one_closed_gate_rejects_and_says_why() -> None:
 
 
 not_numbers = st.sampled_from([None, math.nan, math.inf, -math.inf])
-numbers = st.floats(-1e6, 1e6)
+numbers = st.floats(-1, 2)
 
 
-@given(gate=st.sampled_from([at_least("roc_auc", -10.0), at_most("roc_auc", 10.0)]), value=not_numbers)
+@given(gate=st.sampled_from([at_least("roc_auc", 0.0), at_most("roc_auc", 1.0)]), value=not_numbers)
 def test_what_is_not_a_number_never_opens_a_threshold(gate: Gate, value: float | None) -> None:
     assert not decide(gate, with_metric("roc_auc", value), None).open
 
@@ -118,7 +118,7 @@ def test_what_is_not_a_number_never_opens_the_other_gates(value: float | None) -
     assert not decide(beats_champion("roc_auc", by=-10), no_champion, None).open
     assert not decide(calibrated(1.0), evaluation(ece=Metric(value=value, rows=1000)), None).open
     mixed = evaluation(slices=slices(("EWR", 0.9, 900), ("JFK", value, 900)))
-    assert not decide(each_slice("origin", "roc_auc", -1.0), mixed, None).open
+    assert not decide(each_slice("origin", "roc_auc", 0.0), mixed, None).open
 
 
 @given(value=not_numbers, field=st.sampled_from(["max_abs_diff_grpc", "max_abs_diff_rest", "p99_latency_ms"]))
@@ -127,7 +127,7 @@ def test_what_is_not_a_number_never_makes_a_model_servable(value: float | None, 
     assert not decide(servable(tolerance=1.0, max_p99_latency_ms=1e9), GOOD, server).open
 
 
-@given(threshold=st.floats(allow_nan=False, allow_infinity=False), value=numbers)
+@given(threshold=st.floats(0, 1), value=numbers)
 def test_a_threshold_is_open_on_its_own_side_and_at_itself(threshold: float, value: float) -> None:
     found = with_metric("roc_auc", value)
     assert decide(at_least("roc_auc", threshold), found, None).open == (value >= threshold)
@@ -140,7 +140,7 @@ def test_a_threshold_that_is_not_a_number_never_opens() -> None:
         assert not decide(gate.model_copy(update={"threshold": math.nan}), GOOD, None).open
 
 
-@given(one=numbers, other=numbers, threshold=numbers)
+@given(one=numbers, other=numbers, threshold=st.floats(0, 1))
 def test_a_better_metric_never_closes_a_gate(one: float, other: float, threshold: float) -> None:
     worse, better = sorted((one, other))
     gate = at_least("roc_auc", threshold)

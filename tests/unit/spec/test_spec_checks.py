@@ -25,6 +25,10 @@ def features(**changes) -> Features:
     ("build", "says"),
     [
         (lambda: at_least("roc_acu", 0.7), "'roc_acu' is not a metric that is computed; use one of roc_auc, "),
+        (lambda: at_least("roc_auc", 50), "threshold: 50 is outside what roc_auc can be.*; choose 0 to 1"),
+        (lambda: at_most("log_loss", -0.1), "threshold: -0.1 is outside what log_loss can be.*; choose 0 or more"),
+        (lambda: at_most("p99_latency_ms", -1), "outside what p99_latency_ms can be.*; choose 0 or more"),
+        (lambda: each_slice("carrier", "ece", 1.01), "outside what ece can be"),
         (lambda: beats_champion("accuracy"), "'accuracy' is not a metric of the test split; use one of roc_auc, "),
         (lambda: beats_champion("p99_latency_ms"), "not a metric of the test split"),
         (lambda: each_slice("carrier", "auc", 0.6), "'auc' is not a metric"),
@@ -39,6 +43,25 @@ def features(**changes) -> Features:
 def test_a_gate_that_can_never_be_judged_is_refused(build, says):
     with pytest.raises(ValidationError, match=says):
         build()
+
+
+def test_losses_and_latencies_have_no_upper_bound():
+    assert (at_most("log_loss", 1.5).threshold, at_most("p99_latency_ms", 10_000).threshold) == (1.5, 10_000)
+    assert [at_least("roc_auc", bound).threshold for bound in (0, 1)] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: small_model(gates=(at_least("roc_auc", 0.7))),
+        lambda: Schema(columns=(ID), key="id"),
+        lambda: Column(name="n", type="int", checks=(nulls(0.1))),
+    ],
+)
+def test_one_value_where_several_are_declared_is_refused_with_the_comma(build):
+    with pytest.raises(ValidationError, match=r"is one \w+ and no tuple; write \(value,\)") as refused:
+        build()
+    assert refused.value.error_count() == 1
 
 
 @pytest.mark.parametrize("metric", ["ece", "recall", "p50_latency_ms", "p99_latency_ms"])
@@ -60,6 +83,10 @@ def test_the_metrics_of_gates_are_those_that_evaluation_computes():
     [
         (lambda: files(encoding="utf-9"), "'utf-9' is not an encoding of text; write it as Python does"),
         (lambda: files(encoding="hex"), "'hex' is not an encoding of text"),
+        (
+            lambda: Files(path="a/{ds}/{hour}.csv", schema=Schema(columns=(ID,), key="id")),
+            "has {hour}, which nothing fills; only {ds} is known",
+        ),
         (lambda: in_range(5, 1), "minimum: 5 lies above maximum 1; swap them"),
         (lambda: in_range(0, math.inf), "finite number"),
         (
@@ -85,7 +112,15 @@ def test_a_check_that_cannot_hold_is_refused(build, says):
             lambda: small_model(label=Label(compute="a:b", source=files(Column(name="no", type="int"), key="no"))),
             "label.source: its key is 'no', the entity is 'id'",
         ),
+        (
+            lambda: small_model(source=small_model().label.source),
+            "label.source: 'outcomes/{ds}.csv.gz' is the path of the source, too.*; have them delivered as files",
+        ),
         (lambda: features(categorical=("id",)), "'id' cannot be a model input"),
+        (lambda: features(numeric=("ID",)), "'ID' cannot be a model input"),
+        (lambda: features(numeric=("At",)), "'At' cannot be a model input"),
+        (lambda: features(numeric=("x", "X")), "columns declared twice: X, x; Spark does not tell"),
+        (lambda: features(categorical=("X",), numeric=("x",)), "columns declared twice: X, x"),
         (lambda: features(numeric=("x", "label")), "'label' cannot be a model input"),
         (lambda: features(numeric=("ds",)), "'ds' cannot be a model input"),
         (lambda: features(numeric=("probability",)), "'probability' cannot be a model input.*give the feature another"),
