@@ -1,22 +1,26 @@
 """airflow_ml: the whole life of a machine-learning model as Apache Airflow 3 DAGs.
 
-The names a user's model file needs are importable from here. They come from `airflow_ml.spec`, which imports pydantic
-and nothing else, so a DAG file that imports a model stays cheap to parse.
+The names that a user's model file or platform needs are importable from here. They come from `airflow_ml.spec`,
+which imports pydantic and nothing else, so a DAG file that imports a model stays cheap to parse.
 """
 
 from airflow_ml.spec import (
+    Alerts,
     Budget,
     Column,
     Features,
     Files,
     Horovod,
     Label,
+    LocalCompute,
     Model,
     Monitoring,
     Platform,
     Schema,
     Scoring,
     Serving,
+    ServingTarget,
+    Split,
     Volume,
     at_least,
     at_most,
@@ -31,18 +35,22 @@ from airflow_ml.spec import (
 from airflow_ml.version import __version__
 
 __all__ = [
+    "Alerts",
     "Budget",
     "Column",
     "Features",
     "Files",
     "Horovod",
     "Label",
+    "LocalCompute",
     "Model",
     "Monitoring",
     "Platform",
     "Schema",
     "Scoring",
     "Serving",
+    "ServingTarget",
+    "Split",
     "Volume",
     "__version__",
     "at_least",

@@ -2,12 +2,17 @@
 
 import subprocess
 import sys
+from typing import get_args
 
 import pytest
 from pydantic import ValidationError
 
+import airflow_ml
 from airflow_ml import Column, Features, Files, Horovod, Model, Monitoring, Platform, Schema, Volume, each_slice
 from airflow_ml.spec import Split
+from airflow_ml.spec.base import Frozen
+from airflow_ml.spec.gates import AtLeast, AtMost, BeatsChampion, Calibrated, EachSlice, Servable
+from airflow_ml.spec.source import Categories, InRange, Nulls
 from tests.support.models import small_model
 
 
@@ -20,6 +25,27 @@ def test_days_are_written_as_days():
     assert Horovod(window="90d").window == 90
     with pytest.raises(ValidationError, match="write it like '14d'"):
         Horovod(window="90 days")
+
+
+def test_what_a_model_or_a_platform_is_made_of_is_importable_from_the_package():
+    """Whatever is a field of a declaration, also below a tuple or a union; checks and gates have constructors."""
+
+    def declarations(annotation) -> set[type]:
+        if isinstance(annotation, type) and issubclass(annotation, Frozen):
+            return {annotation}
+        return {found for inner in get_args(annotation) for found in declarations(inner)}
+
+    found: set[type] = set()
+    new: set[type] = {Model, Platform}
+    while new:
+        found |= new
+        new = {
+            made for kind in new for field in kind.model_fields.values() for made in declarations(field.annotation)
+        } - found
+    built = {AtLeast, AtMost, BeatsChampion, Calibrated, EachSlice, Servable, Categories, InRange, Nulls}
+    assert built < found
+    assert {kind.__name__ for kind in found - built} <= set(airflow_ml.__all__)
+    assert all(hasattr(airflow_ml, name) for name in airflow_ml.__all__)
 
 
 def test_importing_the_package_needs_only_pydantic():
