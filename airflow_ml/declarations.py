@@ -2,21 +2,18 @@
 
 import importlib
 import json
-import re
 import subprocess
 import sys
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
+from airflow_ml.lifecycle.refusals import Problem, problems_of
 from airflow_ml.spec import Model
 
 _IMPORT_TIMEOUT_S = 120
-_NAMED = re.compile(r"([a-z_]+(?:\.[a-z_]+)*): (.*)", re.DOTALL)
-"""A validator that looks at several fields says which one to change: ``slices: 'x' is no column; …``."""
 _PROBE = """
 import importlib, json, sys
 problems = []
@@ -31,18 +28,6 @@ for entry_point in json.loads(sys.argv[1]):
         problems.append([entry_point, f"{module} has no function {name!r}"])
 print("\\n" + json.dumps(problems))
 """
-
-
-@dataclass(frozen=True)
-class Problem:
-    """One thing that is wrong with a declaration: the field, what is wrong, and the fix."""
-
-    field: str
-    what: str
-    fix: str
-
-    def __str__(self) -> str:
-        return f"{self.field}: {self.what}\n    fix: {self.fix}"
 
 
 def find_model(name: str) -> Model:
@@ -105,36 +90,11 @@ def _place(error: BaseException, module_name: str) -> str:
 
 
 def spec_problems(error: ValidationError) -> list[Problem]:
-    """What pydantic refused, in a user's words."""
-    fixes = {
-        "missing": "add it",
-        "extra_forbidden": "no such field: check the spelling, or remove it",
-        "union_tag_invalid": "use one of the constructors that airflow_ml exports",
-    }
-    problems = []
-    for found in error.errors(include_url=False):
-        field = ".".join(str(part) for part in found["loc"]) or error.title
-        what = found["msg"].removeprefix("Value error, ")
-        # Our own validators quote what matters: the whole value may be a page long, or hold a password.
-        given = "" if found["type"] in ("missing", "value_error") else f" (given: {found['input']!r})"[:120]
-        named = _NAMED.match(what)
-        if field == error.title and named:
-            field, what = named.groups()
-        problems.append(
-            Problem(
-                f"{error.title}.{field}" if field != error.title else field,
-                what + given,
-                _fix(found["type"], what, fixes),
-            )
-        )
-    return problems
-
-
-def _fix(kind: str, what: str, fixes: dict[str, str]) -> str:
-    if kind in fixes:
-        return fixes[kind]
-    # Our own validators say the fix after a semicolon.
-    return what.partition("; ")[2] or "change the value so that it is as the message says"
+    """What pydantic refused; fields are named with the declaration that they belong to."""
+    return [
+        Problem(f"{error.title}.{found.field}" if found.field else error.title, found.what, found.fix)
+        for found in problems_of(error)
+    ]
 
 
 def entry_points(model: Model) -> dict[str, str]:

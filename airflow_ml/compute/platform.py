@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.refusals import problems_of
 from airflow_ml.spec import Platform
 
 SETTINGS: dict[str, tuple[str, ...]] = {
@@ -86,9 +87,11 @@ def platform_from(settings: Mapping[str, Any], where: str) -> Platform:
     try:
         return Platform.model_validate(fields)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise SpecError(f"{field}: {first['msg']}", where=where, remedy="correct the setting") from error
+        first = problems_of(error, quote=False)[0]
+        names = {".".join(path): name for name, path in SETTINGS.items()}
+        raise SpecError(
+            f"{names.get(first.field, first.field)}: {first.what}", where=where, remedy=first.fix
+        ) from error
 
 
 def _parsed(name: str, value: Any, where: str) -> Any:

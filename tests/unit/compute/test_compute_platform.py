@@ -62,6 +62,30 @@ def test_settings_that_make_no_platform_are_refused(settings, text):
         platform_from(settings, where="here")
 
 
+@pytest.mark.parametrize(
+    ("settings", "what", "remedy"),
+    [
+        (
+            {"base": "relative"},
+            "base: 'relative' is relative",
+            "give an absolute path, because tasks start in many fol",
+        ),
+        ({"base": "/b", "grace_s": "soon"}, "grace_s: Input should be a valid number", "write a number"),
+        ({"base": "/b", "grace_s": -1}, "grace_s: Input should be greater than or equal to 0", "choose 0 or more"),
+        ({"landing": "/l"}, "base: Field required", "add it"),
+        ({"base": "/b", "registry": "http://ann:s3cret@m.test"}, "registry: the address holds", "put credentials into"),
+        ({"base": "/b", "alerts_to": {"s3cret": 1}}, "alerts_to: Input should be a valid tuple", "with the comma"),
+    ],
+)
+def test_a_refused_setting_is_named_as_it_is_set_with_its_remedy(settings, what, remedy):
+    with pytest.raises(SpecError) as refused:
+        platform_from(settings, where="here")
+    assert refused.value.what.startswith(what)
+    assert remedy in refused.value.remedy
+    assert "s3cret" not in str(refused.value)
+    assert "Value error" not in str(refused.value)
+
+
 def test_every_setting_is_documented_for_airflow_and_in_the_connection_form():
     info = get_provider_info()
     options = info["config"]["airflow_ml"]["options"]
