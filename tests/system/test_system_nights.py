@@ -7,6 +7,7 @@ the champion and has scored those after them.
 import csv
 import gzip
 import io
+import json
 import time
 import urllib.request
 from collections.abc import Iterable
@@ -22,6 +23,7 @@ from airflow_ml.examples.flights.world import World
 from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.errors import JobFailed
 from airflow_ml.lifecycle.windows import Window
+from airflow_ml.serving.client import connect
 from tests.support.mail import body
 
 pytestmark = [pytest.mark.system, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -205,7 +207,11 @@ def test_a_pinned_version_replaces_exactly_its_night(loop, predictions, deployme
 def test_rolling_back_is_one_run_of_the_release_dag(loop, deployment):
     run_id = deployment.rest.trigger("flights_release", {"version": 1, "reason": "the test asks for it"})
     assert deployment.rest.wait("flights_release", run_id, 300) == "success"
-    assert loop.predict()["probability"] > 0
+    (ruling, *_) = json.loads(loop.command("airflow-ml", "status", "flights", "--json"))["champions"]
+    assert (ruling["version"], ruling["reason"]) == (1, "the test asks for it")
+    with connect(f"http://{loop.rest_address}") as server:
+        assert server.metadata("flights", label="stable").version == 1
+    assert 0 < loop.predict()["probability"] < 1
 
 
 # Airflow, as a person at its command line
