@@ -16,6 +16,7 @@ from airflow_ml.declarations import check_entry_points, check_training, find_mod
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
+from airflow_ml.serving.server.flags import described
 from airflow_ml.spec import Model, Platform
 from airflow_ml.version import __version__
 
@@ -156,11 +157,15 @@ def status(model: ModelName, as_json: Annotated[bool, typer.Option("--json", hel
     typer.echo(json.dumps(found, indent=2, default=str) if as_json else render(found))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+    # Paragraphs, which a terminal's width does not join.
+    epilog="\n\n".join(["Flags, each with its default:", *described()]),
+)
 def serve(context: typer.Context) -> None:
     """Serve released models: tensorflow_model_server when it is on PATH, else a stand-in with its flags and protocols.
 
-    Without flags it serves the platform's serving folder on the platform's addresses.
+    Without flags it serves the platform's serving folder on the platform's addresses; with any, only what they say.
     """
     from airflow_ml.serving.server import command
 

@@ -5,45 +5,48 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass, field, fields
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 _TRUE = {"true", "1", "t", "yes"}
 _FALSE = {"false", "0", "f", "no"}
 
 
+def _flag(default: T, says: str) -> T:
+    return field(default=default, metadata={"help": says})
+
+
 @dataclass(frozen=True)
 class Flags:
-    """What the server is started with. Names and defaults are TF Serving's unless said otherwise.
+    """What the server is started with. Names and defaults are TF Serving's unless said otherwise."""
 
-    Attributes:
-        port: gRPC. Here, unlike there, 0 takes a free port.
-        rest_api_port: REST; -1 (ours, for "not given") serves none. Here, unlike there, 0 takes a free port.
-        host: Ours: the address to listen on. Loopback, where TF Serving listens on all.
-        model_name: The one model without a config file.
-        model_base_path: Its folder of versions.
-        model_config_file: ``ModelServerConfig`` as text; the two before are then ignored.
-        model_config_file_poll_wait_seconds: How often the file is read again; 0 never.
-        file_system_poll_wait_seconds: How often folders are looked at; 0 once.
-        allow_version_labels_for_unavailable_models: Accept a *new* label of a version that is not loaded, which a
-            config with labels needs when the server starts.
-        max_num_load_retries: More attempts after a version failed to load.
-        load_retry_interval_micros: The wait between them, in microseconds.
-        enable_model_warmup: Run the requests in ``assets.extra`` before a version is available.
-    """
+    port: int = _flag(8500, "gRPC; here, unlike there, 0 takes a free port")
+    rest_api_port: int = _flag(
+        -1, "REST; -1 (ours, for 'not given') serves none; here, unlike there, 0 takes a free port"
+    )
+    host: str = _flag("127.0.0.1", "ours: the address to listen on; loopback, where TF Serving listens on all")
+    model_name: str = _flag("default", "the one model without a config file")
+    model_base_path: str = _flag("", "its folder of versions, absolute")
+    model_config_file: str = _flag("", "ModelServerConfig as text; the two before are then ignored")
+    model_config_file_poll_wait_seconds: float = _flag(0, "how often the file is read again; 0 never")
+    file_system_poll_wait_seconds: float = _flag(1, "how often folders are looked at; 0 once")
+    allow_version_labels_for_unavailable_models: bool = _flag(
+        False, "accept a new label of a version that is not loaded, as a config with labels needs at the start"
+    )
+    max_num_load_retries: int = _flag(5, "more attempts after a version failed to load")
+    load_retry_interval_micros: int = _flag(60_000_000, "the wait between them, in microseconds")
+    enable_model_warmup: bool = _flag(True, "run the requests in assets.extra before a version is available")
 
-    port: int = 8500
-    rest_api_port: int = -1
-    host: str = "127.0.0.1"
-    model_name: str = "default"
-    model_base_path: str = ""
-    model_config_file: str = ""
-    model_config_file_poll_wait_seconds: float = 0
-    file_system_poll_wait_seconds: float = 1
-    allow_version_labels_for_unavailable_models: bool = False
-    max_num_load_retries: int = 5
-    load_retry_interval_micros: int = 60_000_000
-    enable_model_warmup: bool = True
+
+def described() -> list[str]:
+    """A line for each flag, for people."""
+    return [f"--{flag.name}={_shown(flag.default)}: {flag.metadata['help']}" for flag in fields(Flags)]
+
+
+def _shown(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def parse(argv: Sequence[str]) -> Flags:
@@ -57,12 +60,17 @@ def parse(argv: Sequence[str]) -> Flags:
         description="A stand-in for tensorflow_model_server, for machines without it.",
         allow_abbrev=False,
     )
-    for field in fields(Flags):
-        kind: Any = _TYPES[str(field.type)]
+    for flag in fields(Flags):
+        kind: Any = _TYPES[str(flag.type)]
         # TF Serving takes a bare --flag for true
         bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
         parser.add_argument(
-            f"--{field.name}", type=kind, default=field.default, metavar=str(field.type).upper(), **bare
+            f"--{flag.name}",
+            type=kind,
+            default=flag.default,
+            metavar=str(flag.type).upper(),
+            help=flag.metadata["help"],
+            **bare,
         )
     flags = Flags(**vars(parser.parse_args(argv)))
     if not flags.model_config_file and not flags.model_base_path:

@@ -1,11 +1,13 @@
 """TF Serving's command line, both spellings."""
 
+from dataclasses import fields
+
 import pytest
 from typer.testing import CliRunner
 
 from airflow_ml.cli import app
 from airflow_ml.serving.server import base_flags, command
-from airflow_ml.serving.server.flags import parse
+from airflow_ml.serving.server.flags import Flags, parse
 
 
 def test_both_spellings_and_bare_booleans():
@@ -16,6 +18,13 @@ def test_both_spellings_and_bare_booleans():
     assert (flags.port, flags.rest_api_port, flags.model_name, flags.model_base_path) == (1, 2, "m", "/x")
     assert flags.allow_version_labels_for_unavailable_models
     assert not flags.enable_model_warmup
+
+
+def test_the_help_tells_every_flag_with_its_default_and_meaning():
+    shown = " ".join(CliRunner().invoke(app, ["serve", "--help"], env={"COLUMNS": "200"}).output.split())
+    for flag in fields(Flags):
+        default = str(flag.default).lower() if isinstance(flag.default, bool) else flag.default
+        assert f"--{flag.name}={default}: {flag.metadata['help']}" in shown
 
 
 @pytest.mark.parametrize(
