@@ -180,7 +180,9 @@ def _serve_flags(platform: Platform) -> list[str]:
     from airflow_ml.serving.deployment import ModelConfigFile
     from airflow_ml.serving.server import base_flags
     from airflow_ml.stages.workspace import open_base
+    from airflow_ml.status import require_readable
 
+    require_readable(Path(platform.base))
     open_base(Path(platform.base))
     folder = Path(platform.serving_folder)
     ModelConfigFile(folder).create()

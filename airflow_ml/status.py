@@ -27,7 +27,7 @@ def model_status(model: Model, platform: Platform) -> dict[str, Any]:
     from airflow_ml.registry import champions
 
     base = Path(platform.base)
-    _require_readable(base)
+    require_readable(base)
     return {
         "model": model.name,
         "base": platform.base,
@@ -38,7 +38,7 @@ def model_status(model: Model, platform: Platform) -> dict[str, Any]:
     }
 
 
-def _require_readable(base: Path) -> None:
+def require_readable(base: Path) -> None:
     """Refuse what is no base of this package; one that is not there yet has a status, too, and is not made.
 
     Raises:
