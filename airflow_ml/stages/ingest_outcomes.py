@@ -10,7 +10,7 @@ from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.spec import Model
 from airflow_ml.spec.source import Files
 from airflow_ml.stages._landing import LandingStage
-from airflow_ml.stages.code import load
+from airflow_ml.stages.code import called, load
 from airflow_ml.stages.context import StageContext
 
 if TYPE_CHECKING:
@@ -40,12 +40,14 @@ class IngestOutcomes(LandingStage):
         """Add the label.
 
         Raises:
-            SpecError: The label function did not return a boolean for each row.
+            SpecError: The label function failed, or did not return a boolean for each row.
         """
         import pyarrow as pa
 
         entry_point = ctx.model.label.compute
-        label = load(entry_point)(table)
+        function = load(entry_point)
+        with called(entry_point):
+            label = function(table)
         if not isinstance(label, pa.Array | pa.ChunkedArray) or len(label) != len(table) or label.type != pa.bool_():
             got = f"{label.type}, {len(label)} rows" if hasattr(label, "type") else type(label).__name__
             raise SpecError(

@@ -71,8 +71,9 @@ class Validate(Stage):
         self.require_settled(ctx)
         days = {day: ctx.identity["partitions"][str(day)] for day in ctx.window}
         failed = sorted({date.fromisoformat(anomaly.day) for anomaly in found.failures})
+        refused = {day: _worst_of(found, day) for day in failed}
         # A window with a broken day is refused as a whole: of its other days nothing is said.
-        record(ctx, {day: days[day] for day in failed} if failed else days, refused=failed)
+        record(ctx, {day: days[day] for day in failed} if failed else days, refused)
         # Of what is refused there is no result: the page lies where every attempt of this request finds and replaces
         # it.
         folder = ctx.state if found.verdict == "broken" else ctx.files
@@ -193,6 +194,12 @@ def _trailing(ctx: StageContext, days: Sequence[date]) -> tuple[dict[date, float
         else:
             means[day] = sum(before) / len(before)
     return means, [f"volume of {day}: fewer than {MIN_TRAILING} of the days before are committed" for day in few]
+
+
+def _worst_of(found: Anomalies, day: date) -> str:
+    """Why a day is refused, in one line."""
+    failures = [anomaly for anomaly in found.failures if anomaly.day == str(day)]
+    return f"{failures[0]}" + (f", and {len(failures) - 1} more" if len(failures) > 1 else "")
 
 
 def _broken(found: Anomalies, report: FileOutput) -> DataBroken:

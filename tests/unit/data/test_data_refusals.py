@@ -9,7 +9,7 @@ import pytest
 
 from airflow_ml import Column, Files, Label, Schema, Volume, categories, in_range, nulls
 from airflow_ml.lake import LakeTable
-from airflow_ml.lifecycle.errors import AirflowMLError, BadFile, CommitConflict, DataBroken, MissingPartition
+from airflow_ml.lifecycle.errors import AirflowMLError, BadFile, CommitConflict, DataBroken, MissingPartition, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Platform
@@ -172,6 +172,16 @@ class TestEventTimes:
             zone.run("validate", "2013-01-01")
 
 
+def test_a_label_function_that_fails_is_named_and_its_traceback_is_in_the_log(zone, caplog):
+    label = zone.model.label.model_copy(update={"compute": "tests.unit.data.labels:divided"})
+    zone.model = zone.model.model_copy(update={"label": label})
+    zone.put("2013-01-01", rows(2), folder="out")
+    says = "entry point tests.unit.data.labels:divided: the function failed: ZeroDivisionError: no flights"
+    with pytest.raises(SpecError, match=says):
+        zone.run("ingest_outcomes", "2013-01-01")
+    assert "in divided" in caplog.text
+
+
 def test_the_same_content_delivered_for_two_days_is_refused(zone):
     zone.put("2013-01-01", rows(3))
     zone.put("2013-01-02", rows(3))
@@ -275,7 +285,7 @@ class TestValidate:
         ctx = runner.identify(zone.request("validate", "2013-01-01", "2013-01-02"), runner.stage_of("validate"))
         raw = zone.raw.fences(ctx.window)
         assert not_validated(ctx, list(ctx.window)) == []
-        record(ctx, raw, refused=[date(2013, 1, 2)])
+        record(ctx, raw, {date(2013, 1, 2): "an unseen category"})
         assert not_validated(ctx, list(ctx.window)) == [date(2013, 1, 2)]
         again = zone.run("validate", "2013-01-01", "2013-01-02")
         assert not again.reused, "the result is there, but what it says is no longer true"
@@ -283,7 +293,9 @@ class TestValidate:
         version = ctx.table("validated").snapshot().version
         assert zone.run("validate", "2013-01-01", "2013-01-02").reused
         assert ctx.table("validated").snapshot().version == version
-        assert not list(ctx.table("validated").path.glob("staged-*"))
+        staged = [path.name for path in ctx.table("validated").path.glob("staged-*/*/*")]
+        assert staged == ["verdict.parquet"], "what the refusal said; a pass leaves no folder"
+        assert len(list(ctx.table("validated").path.glob("staged-*"))) == 1
 
     def test_of_a_window_with_a_broken_day_no_day_has_passed(self, zone):
         zone.put("2013-01-01", rows(20))

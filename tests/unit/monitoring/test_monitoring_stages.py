@@ -238,6 +238,25 @@ def test_a_day_that_validation_refused_is_broken_input_until_it_is_delivered_aga
     assert watch.decide().summary["decision"] == "retrain"
 
 
+def test_a_day_that_validation_refused_within_a_window_is_broken_input_and_its_neighbours_are_not(watch):
+    watch.release()
+    frame = rows(WEEK, seed=5, shift=1.0)
+    watch.week(frame)
+    watch.commit("raw", frame[["id", "ds", "x"]], list(WEEK), made_from="sound")
+    execute(watch.request("validate", WEEK))
+    day = WEEK.start + timedelta(days=4)
+    watch.commit("raw", frame[["id", "ds"]], [day], made_from="a broken delivery")
+    with pytest.raises(DataBroken):
+        execute(watch.request("validate", WEEK))
+    decided = watch.decide()
+    assert decided.summary["decision"] == "broken_input"
+    (reason,) = decided.summary["reasons"]
+    assert reason.startswith(f"{day}: validation refused it: {day}: column 'x': ")
+    # Delivered again and not validated yet: what was refused is not what is there now.
+    watch.commit("raw", frame[["id", "ds", "x"]], [day], made_from="delivered again")
+    assert watch.decide().summary["decision"] == "retrain"
+
+
 def test_the_training_window_ends_at_the_newest_label_that_was_known_then(watch):
     watch.release()
     watch.week(rows(WEEK, seed=5, shift=1.0))
