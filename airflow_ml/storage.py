@@ -33,13 +33,13 @@ def write_atomically(path: Path, text: str) -> None:
 def storage_error(error: OSError, path: Path) -> BaseError:
     """What an operating-system error while writing means to a person."""
     remedies = {
-        errno.ENOSPC: "free space on this file system; nothing was committed, then retry",
-        errno.EDQUOT: "free space in this quota; nothing was committed, then retry",
+        errno.ENOSPC: "free space on this file system, then retry: what is committed stays",
+        errno.EDQUOT: "free space in this quota, then retry: what is committed stays",
         errno.EROFS: "the base lies on a read-only file system: mount it writable or choose another base",
         errno.EACCES: "give the user that runs tasks write permission, or choose another base",
     }
     return BaseError(
-        f"cannot write: {error.strerror or error}",
+        f"cannot write: {os.strerror(error.errno) if error.errno else error}",
         where=str(path),
         remedy=remedies.get(error.errno or 0, "check the disk, then retry"),
     )

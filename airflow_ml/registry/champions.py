@@ -143,7 +143,7 @@ def history(platform: Platform, model_name: str) -> tuple[Champion, ...]:
     """All reigns, the newest first: the first one is the champion's.
 
     Raises:
-        BaseError: A newer package wrote the file.
+        BaseError: A newer package wrote the file, or it is damaged.
     """
     return _reigns(platform, model_name)[::-1]
 
@@ -152,10 +152,13 @@ def _reigns(platform: Platform, model_name: str) -> tuple[Champion, ...]:
     path = _folder(platform, model_name) / "champions.json"
     if not path.exists():
         return ()
-    data = json.loads(path.read_text(encoding="utf-8"))
-    if data["format"] > FORMAT:
-        raise BaseError(f"format {data['format']}; this package knows {FORMAT}", str(path), "upgrade airflow-ml")
-    return tuple(Champion.model_validate(entry) for entry in data["champions"])
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        if data["format"] > FORMAT:
+            raise BaseError(f"format {data['format']}; this package knows {FORMAT}", str(path), "upgrade airflow-ml")
+        return tuple(Champion.model_validate(entry) for entry in data["champions"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise _damaged(path, error) from error
 
 
 def promote(
@@ -219,7 +222,15 @@ def _require_movable(release: Release, reigns: tuple[Champion, ...], expected: i
 
 
 def _read(path: Path) -> Release:
-    return Release.model_validate_json(path.read_text(encoding="utf-8"))
+    try:
+        return Release.model_validate_json(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> BaseError:
+    """What nothing else can tell again: a record of what people and gates decided."""
+    return BaseError(f"the record is damaged: {type(error).__name__}", str(path), "restore the file from a backup")
 
 
 def _folder(platform: Platform, model_name: str) -> Path:

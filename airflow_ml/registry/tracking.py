@@ -115,14 +115,8 @@ def experiment_of(platform: Platform, run_id: str) -> str:
     return str(client_of(platform).get_run(run_id).info.experiment_id)
 
 
-def run_url(platform: Platform, run_id: str) -> str | None:
-    """Page of the run; None where no MLflow server is known."""
-    ui = _ui(platform)
-    return None if ui is None else f"{ui}/#/experiments/{experiment_of(platform, run_id)}/runs/{run_id}"
-
-
 def version_url(platform: Platform, model_name: str, version: int) -> str | None:
-    """Page of a model version; None as in `run_url`."""
+    """Page of a model version; None where no MLflow server is known."""
     ui = _ui(platform)
     return None if ui is None else f"{ui}/#/models/{model_name}/versions/{version}"
 

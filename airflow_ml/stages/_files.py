@@ -43,21 +43,13 @@ def to_numpy(batch: "pa.RecordBatch", columns: Iterable[str]) -> "dict[str, Arra
     return {name: batch.column(name).to_numpy(zero_copy_only=False) for name in columns}
 
 
-def wanted_version(ctx: StageContext, *others: str) -> int | None:
+def wanted_version(ctx: StageContext) -> int | None:
     """The registry version that the request's parameters pin, or None.
 
-    Args:
-        ctx: Of the stage.
-        *others: Names of the stage's other parameters. A name that is none of them is refused: with ``vesion`` left
-            aside, the stage would take the champion instead of what a person asked for.
-
     Raises:
-        SpecError: It is not a whole number, or there are parameters that the stage does not know.
+        SpecError: It is not a whole number.
     """
-    where, known = f"stage {ctx.request.stage}", ("version", *others)
-    unknown = sorted(set(ctx.params) - set(known))
-    if unknown:
-        raise SpecError(f"unknown parameters: {', '.join(unknown)}", where, f"it takes: {', '.join(known)}")
+    where = f"stage {ctx.request.stage}"
     value = ctx.params.get("version")
     if value is None or value == "":
         return None

@@ -17,9 +17,14 @@ from airflow_ml.lifecycle.requests import FileOutput, JobResult, TableOutput
 from airflow_ml.spec import Model
 from airflow_ml.stages.code import code_version
 from airflow_ml.stages.context import StageContext, log
+from airflow_ml.storage import storage_error
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+TRAINING = ("training",)
+"""Parameters of `train`, which the stages after it take, too: they say whose result those look for."""
 
 
 @dataclass
@@ -39,6 +44,8 @@ class Stage(ABC):
     name: ClassVar[str]
     components: ClassVar[tuple[str, ...]] = ()
     """Distributions whose versions are recorded with the result."""
+    params: ClassVar[tuple[str, ...]] = ()
+    """Names of the request's parameters that this stage takes; any other is refused."""
 
     def entry_points(self, model: Model) -> tuple[str, ...]:
         """The user's functions that this stage calls: their code is part of the identity."""
@@ -158,9 +165,12 @@ class PartitionStage(Stage):
                         expected=expected,
                         metadata={"stage": self.name, "fingerprint": ctx.fingerprint},
                     )
-            except BaseException:
+            except BaseException as error:
                 # Nothing refers to these files. After kill -9 they stay behind, unreferenced.
                 attempt.discard()
+                # Arrow names no file: what could not be written lies here.
+                if isinstance(error, OSError) and error.errno and error.filename is None:
+                    raise storage_error(error, attempt.folder) from error
                 raise
             summary |= facts
         else:

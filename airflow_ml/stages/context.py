@@ -89,7 +89,7 @@ class StageContext:
             SpecChanged: The named result was made with another spec.
             MissingResult: There is none yet.
         """
-        from airflow_ml.stages.runner import find, read_result
+        from airflow_ml.stages.runner import find, read_result, stage_of
 
         uri = self.request.inputs.get(stage)
         if uri is not None:
@@ -105,7 +105,9 @@ class StageContext:
                     remedy="clear the whole run, so that every stage uses the new declaration, or restore the old one",
                 )
             return result
-        result = find(self.request.model_copy(update={"stage": stage}))
+        # Only those that it takes: a version pins what is scored, and says nothing of the stages before.
+        params = {name: value for name, value in self.params.items() if name in stage_of(stage).params}
+        result = find(self.request.model_copy(update={"stage": stage, "params": params}))
         if result is None:
             window = self.request.window
             dates = f" --from {window.start} --to {window.end}" if window else ""

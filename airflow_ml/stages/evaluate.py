@@ -8,7 +8,7 @@ from airflow_ml.lifecycle.preprocessing import Preprocessing
 from airflow_ml.lifecycle.releases import Release
 from airflow_ml.registry import champions
 from airflow_ml.stages._files import file_of, read_batches, to_numpy
-from airflow_ml.stages.base import Outcome, Stage
+from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.context import StageContext, log
 from airflow_ml.storage import verify, write_atomically
 
@@ -31,6 +31,7 @@ class Evaluate(Stage):
 
     name = "evaluate"
     components = ("torch", "numpy", "matplotlib")
+    params = TRAINING
 
     def identify(self, ctx: StageContext) -> dict[str, Any]:
         """The network, the rows, what is looked at, and the opponent."""

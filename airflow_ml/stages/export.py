@@ -13,7 +13,7 @@ from airflow_ml.lifecycle.errors import BadTrainingSet
 from airflow_ml.lifecycle.preprocessing import Preprocessing
 from airflow_ml.spec import Model
 from airflow_ml.stages._files import file_of, read_batches, to_numpy
-from airflow_ml.stages.base import Outcome, Stage
+from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.code import load
 from airflow_ml.stages.context import StageContext
 from airflow_ml.storage import verify
@@ -35,6 +35,7 @@ class Export(Stage):
 
     name = "export"
     components = ("torch", "tensorflow-cpu")
+    params = TRAINING
 
     def entry_points(self, model: Model) -> tuple[str, ...]:
         """The builder, where one is declared."""

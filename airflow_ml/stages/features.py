@@ -21,7 +21,7 @@ from airflow_ml.stages._event_times import strangers
 from airflow_ml.stages._spark_errors import told_plainly
 from airflow_ml.stages._validated import require_validated
 from airflow_ml.stages.base import PartitionStage
-from airflow_ml.stages.code import load
+from airflow_ml.stages.code import called, load
 from airflow_ml.stages.context import StageContext
 from airflow_ml.stages.ingest_outcomes import LABEL
 from airflow_ml.stages.spark import spark_session
@@ -101,6 +101,9 @@ class BuildFeatures(PartitionStage):
     def build(self, ctx: StageContext, days: Sequence[date], attempt: Attempt) -> "tuple[pa.Schema, dict[str, Any]]":
         """One Spark job for all of these days."""
         model = ctx.model
+        from py4j.protocol import Py4JError
+        from pyspark.errors import PySparkException
+
         build = load(model.features.build)
         with told_plainly(attempt.folder, model.features.build), ExitStack() as stack:
             with ctx.timed("start Spark"):
@@ -119,7 +122,10 @@ class BuildFeatures(PartitionStage):
                 days=tuple(days),
             )
             with ctx.timed("Spark job"):
-                _write(build(inputs), model.features, attempt)
+                # What Spark raises is explained by `told_plainly`.
+                with called(model.features.build, passing=(Py4JError, PySparkException, ConnectionError)):
+                    frame = build(inputs)
+                _write(frame, model.features, attempt)
         with ctx.timed("check"):
             return _check(attempt, model.features, days), {}
 

@@ -13,7 +13,7 @@ from airflow_ml.lifecycle.evaluation import Evaluation
 from airflow_ml.lifecycle.gates import Servability, judge, needs_server
 from airflow_ml.stages._files import file_of
 from airflow_ml.stages._gate_page import gate_page
-from airflow_ml.stages.base import Outcome, Stage
+from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.context import StageContext, log
 from airflow_ml.storage import verify, write_atomically
 
@@ -25,6 +25,7 @@ class Gates(Stage):
 
     name = "gates"
     components = ("tensorflow-cpu", "grpcio")
+    params = TRAINING
 
     def identify(self, ctx: StageContext) -> dict[str, Any]:
         """The thresholds, and by hash what they are applied to."""

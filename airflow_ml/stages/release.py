@@ -18,7 +18,7 @@ from airflow_ml.lifecycle.releases import Release as ReleaseRecord
 from airflow_ml.lifecycle.requests import JobResult
 from airflow_ml.registry import champions
 from airflow_ml.stages._files import file_of, wanted_version
-from airflow_ml.stages.base import Outcome, Stage
+from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.context import StageContext, log
 from airflow_ml.storage import locked, verify
 
@@ -35,6 +35,7 @@ class Release(Stage):
 
     name = "release"
     components = ("grpcio", "mlflow")
+    params = ("version", "reason", *TRAINING)
 
     def identify(self, ctx: StageContext) -> dict[str, Any]:
         """The release, who chose it, and the server that it goes to."""
@@ -82,7 +83,7 @@ class Release(Stage):
 
 def _chosen(ctx: StageContext) -> tuple[ReleaseRecord, bool]:
     """The registered record of the wanted version, and whether a person wants it."""
-    version = wanted_version(ctx, "reason")
+    version = wanted_version(ctx)
     if version is not None:
         return champions.release_of(ctx.platform, ctx.model.name, version), True
     registered = file_of(ctx.upstream("register"), "release")

@@ -2,6 +2,7 @@
 
 import importlib
 import importlib.metadata
+import json
 import logging
 import shutil
 import time
@@ -54,20 +55,27 @@ def read_result(path: Path) -> JobResult | None:
     """The result in a file; None when there is none.
 
     Raises:
-        BaseError: A newer package wrote it.
+        BaseError: A newer package wrote it, or it is damaged.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
-    result = JobResult.model_validate_json(text)
-    if result.format > FORMAT:
+    try:
+        data = json.loads(text)
+        if data["format"] > FORMAT:
+            raise BaseError(
+                f"result of format {data['format']}; this package knows {FORMAT}",
+                where=str(path),
+                remedy="upgrade airflow-ml",
+            )
+        return JobResult.model_validate_json(text)
+    except (ValueError, KeyError, TypeError) as error:
         raise BaseError(
-            f"result of format {result.format}; this package knows {FORMAT}",
+            f"the result is damaged: {type(error).__name__}",
             where=str(path),
-            remedy="upgrade airflow-ml",
-        )
-    return result
+            remedy="remove the file; the stage then runs again",
+        ) from error
 
 
 def identify(request: JobRequest, stage: Stage) -> StageContext:
@@ -83,6 +91,7 @@ def identify(request: JobRequest, stage: Stage) -> StageContext:
 def find(request: JobRequest) -> JobResult | None:
     """The result that this request would return without work; None when there is none."""
     stage = stage_of(request.stage)
+    _require_known(request, stage)
     ctx = identify(request, stage)
     result = read_result(ctx.folder / "result.json")
     return result if result is not None and stage.still_true(ctx, result) else None
@@ -104,6 +113,7 @@ def execute(request: JobRequest) -> JobResult:
     open_base(base)
     claim_name(base, request.model)
     stage = stage_of(request.stage)
+    _require_known(request, stage)
     ctx = identify(request, stage)
     log.info("stage %s of %s%s, fingerprint %s", stage.name, request.model.name, _of(request), ctx.fingerprint[:12])
     # Two tries of one task can overlap for seconds: the second waits here, and finds the first one's result.
@@ -144,6 +154,17 @@ def execute(request: JobRequest) -> JobResult:
         _clean(ctx)
     log.info("stage %s: %d rows in %.1f s", stage.name, result.rows, result.wall_s)
     return result
+
+
+def _require_known(request: JobRequest, stage: Stage) -> None:
+    """Refuse a parameter that the stage does not take: left aside, ``vesion`` would score with the champion."""
+    unknown = sorted(set(request.params) - set(stage.params))
+    if unknown:
+        raise SpecError(
+            f"unknown parameters: {', '.join(unknown)}",
+            where=f"stage {stage.name}",
+            remedy=f"it takes: {', '.join(stage.params)}" if stage.params else "it takes none",
+        )
 
 
 def _renewed(found: JobResult, request: JobRequest) -> JobResult:

@@ -35,6 +35,7 @@ class Score(PartitionStage):
 
     name = "score"
     components = ("tensorflow-cpu", "pyarrow", "deltalake")
+    params = ("version",)
 
     def table(self, ctx: StageContext) -> LakeTable:
         """``predictions``."""

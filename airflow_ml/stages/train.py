@@ -8,7 +8,7 @@ from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.registry import tracking
 from airflow_ml.spec import Model
 from airflow_ml.stages._files import file_of
-from airflow_ml.stages.base import Outcome, Stage
+from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.context import StageContext, log
 from airflow_ml.storage import verify
 from airflow_ml.training.events import Event
@@ -29,6 +29,7 @@ class Train(Stage):
 
     name = "train"
     components = ("torch", "horovod", "numpy", "pyarrow", "mlflow")
+    params = TRAINING
 
     def entry_points(self, model: Model) -> tuple[str, ...]:
         """The user's ``fit``, where one is declared."""

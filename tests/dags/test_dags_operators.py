@@ -222,13 +222,13 @@ def test_a_release_by_hand_without_a_version_is_refused_before_anything_is_sent(
     [({}, None), ({"version": ""}, None), ({"version": 3}, 3), ({"version": "12", "reason": "better"}, 12)],
 )
 def test_a_stage_takes_a_version(model, platform, params, version):
-    assert wanted_version(_context(model, platform, params), "reason") == version
+    assert wanted_version(_context(model, platform, params)) == version
 
 
-@pytest.mark.parametrize("params", [{"version": v} for v in (1.9, True, "1.9", "-1", "²", [1])] + [{"vesion": 9}])
+@pytest.mark.parametrize("params", [{"version": v} for v in (1.9, True, "1.9", "-1", "²", [1])])
 def test_a_stage_refuses_what_is_no_version(model, platform, params):
-    with pytest.raises(SpecError, match=r"whole number|unknown parameters: vesion.*it takes: version, reason"):
-        wanted_version(_context(model, platform, params), "reason")
+    with pytest.raises(SpecError, match="whole number"):
+        wanted_version(_context(model, platform, params))
 
 
 def _context(model, platform, params):

@@ -50,6 +50,10 @@ def without_a_row(inputs: FeatureInputs) -> DataFrame:
     return sound(inputs).where("false")
 
 
+def that_fails_in_python(inputs: FeatureInputs) -> DataFrame:
+    return inputs.nothing
+
+
 def that_fails_in_java(inputs: FeatureInputs) -> DataFrame:
     inputs.spark._jvm.java.lang.Integer.parseInt("many")
     return sound(inputs)

@@ -188,6 +188,7 @@ CONTRACT = {
     "without_a_clock": "scheduled_departure is string, not a time",
     "with_a_label": "returns a column 'label', which we add",
     "without_a_row": "returns no row for 2013-01-02",
+    "that_fails_in_python": r"builds:that_fails_in_python: the function failed: AttributeError: .*'nothing'",
 }
 
 

@@ -78,7 +78,7 @@ def test_a_full_disk_below_the_table(ingested, spark, tmp_path):
         error = refusal(base, BaseError)
         assert error.what == "cannot write: No space left on device"
         assert error.where.startswith(str(base.table("features").path))
-        assert error.remedy == "free space on this file system; nothing was committed, then retry"
+        assert error.remedy == "free space on this file system, then retry: what is committed stays"
         (disk / "ballast").unlink()
         assert base.run("features", DAY).rows == 943
     finally:

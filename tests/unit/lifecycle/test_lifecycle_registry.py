@@ -93,12 +93,9 @@ def test_artifacts_lie_below_the_base(platform: Platform, tmp_path: Path) -> Non
 
 
 def test_a_database_has_no_page_and_a_server_has(platform: Platform) -> None:
-    run = tracking.start_run(platform, NAME, "f" * 64)
-    assert tracking.run_url(platform, run) is None
     assert tracking.version_url(platform, NAME, 3) is None
     shown = platform.model_copy(update={"registry_ui": "https://mlflow.example"})
-    experiment = tracking.experiment_of(platform, run)
-    assert tracking.run_url(shown, run) == f"https://mlflow.example/#/experiments/{experiment}/runs/{run}"
+    assert tracking.version_url(shown, NAME, 3) == "https://mlflow.example/#/models/small/versions/3"
     server = platform.model_copy(update={"registry": "http://mlflow.example:5000/"})
     assert tracking.version_url(server, NAME, 3) == "http://mlflow.example:5000/#/models/small/versions/3"
 
@@ -255,6 +252,16 @@ def test_a_changed_record_does_not_match_its_gate_report(platform: Platform, cha
     record.write_text(rejected.model_copy(update=change).model_dump_json())
     with pytest.raises(NotReleasable, match="about another model"):
         champions.release_of(platform, NAME, rejected.version)
+
+
+@pytest.mark.parametrize("text", ["", "[", "null", '{"format": 1}', '{"format": 1, "champions": [{}]}'])
+def test_a_damaged_list_of_champions_is_named_with_a_remedy(platform: Platform, text: str) -> None:
+    champions.promote(platform, released(platform), expected=None)
+    path = Path(platform.base, "releases", NAME, "champions.json")
+    path.write_text(text)
+    with pytest.raises(BaseError, match=r"the record is damaged.*Remedy: restore the file") as refused:
+        champions.champion(platform, NAME)
+    assert refused.value.where == str(path)
 
 
 def test_a_record_never_changes(platform: Platform) -> None:

@@ -28,6 +28,7 @@ class CountingStage(Stage):
     """Writes how often it ran."""
 
     name = "train"
+    params = ("a",)
     runs = 0
 
     def identify(self, ctx):
@@ -44,6 +45,7 @@ class DayStage(PartitionStage):
     """Commits one row a day that says what it was made from."""
 
     name = "ingest"
+    params = ("source",)
 
     def table(self, ctx):
         return ctx.table("raw")
@@ -171,34 +173,27 @@ class TestRefusals:
         with pytest.raises(SpecChanged, match="clear the whole run"):
             runner.identify(changed, CountingStage()).upstream("train")
 
+    def test_a_parameter_that_the_stage_does_not_take(self, tmp_path):
+        with pytest.raises(SpecError, match=r"stage train: unknown parameters: foo\. Remedy: it takes: a$"):
+            runner.execute(request(tmp_path, params={"a": 1, "foo": 1}))
+        assert CountingStage.runs == 0
+
+    @pytest.mark.parametrize("text", ["", "{", '{"format": 1}', "null", '{"format": "x"}'])
+    def test_a_damaged_result(self, tmp_path, text):
+        done = runner.execute(request(tmp_path))
+        Path(done.uri).write_text(text)
+        with pytest.raises(
+            BaseError, match=r"result\.json: the result is damaged: .*Remedy: remove the file"
+        ) as refused:
+            runner.execute(request(tmp_path))
+        assert refused.value.where == done.uri
+        Path(done.uri).unlink()
+        assert not runner.execute(request(tmp_path)).reused
+
     def test_an_upstream_stage_that_has_not_run(self, tmp_path):
         ctx = runner.identify(request(tmp_path, window=Window.of("2013-01-01", "2013-02-01")), CountingStage())
         with pytest.raises(MissingResult, match="airflow-ml run train small --from 2013-01-01 --to 2013-02-01"):
             ctx.upstream("train")
-
-    def test_a_read_only_base(self, tmp_path):
-        # Root ignores permission bits; a file where a folder must be fails for everybody.
-        blocked = tmp_path / "base"
-        blocked.write_text("not a folder")
-        with pytest.raises(BaseError, match=r"cannot write.*Remedy"):
-            runner.execute(request(blocked))
-
-
-def test_a_full_disk_gives_one_clear_error(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from airflow_ml.stages.workspace import write_atomically;"
-        "write_atomically(Path(sys.argv[1]) / 'x', 'y' * 100_000)"
-    )
-    # RLIMIT_FSIZE makes the kernel refuse the write as a full disk would, for everybody, root included.
-    limited = (
-        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-        f"resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); {code}"
-    )
-    done = subprocess.run([sys.executable, "-c", limited, str(tmp_path)], capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert "BaseError" in done.stderr
-    assert "cannot write: File too large" in done.stderr
-    assert list(tmp_path.iterdir()) == [], "no half-written file stays"
 
 
 def test_an_unknown_stage_is_refused():
@@ -242,6 +237,19 @@ class TestCode:
         assert code_version(["proj_a.features:build"]) == first
         (package / "helper.py").write_text("x = 2\n")
         assert code_version(["proj_a.features:build"]) != first
+
+    @pytest.mark.parametrize("broken", ["helper", "__init__"])
+    def test_a_syntax_error_is_told_with_the_entry_point_and_its_line(self, tmp_path, monkeypatch, broken):
+        package = tmp_path / f"proj_{broken.strip('_')}"
+        package.mkdir()
+        sources = {"__init__": "", "features": "from . import helper\n\ndef build(): ...\n", "helper": ""}
+        for name, text in (sources | {broken: "x = = 1\n"}).items():
+            (package / f"{name}.py").write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        point = f"{package.name}.features:build"
+        says = rf"entry point {point}: its code cannot be read: SyntaxError.*{broken}\.py, line 1"
+        with pytest.raises(SpecError, match=says):
+            code_version([point])
 
     @pytest.mark.parametrize(
         ("point", "says"), [("no_such_module:f", "cannot import"), ("json:no_such", "has no function")]
