@@ -52,9 +52,9 @@ def called(entry_point: str, passing: tuple[type[Exception], ...] = ()) -> Itera
     """
     try:
         yield
-    except (AirflowMLError, *passing):
-        raise
     except Exception as error:  # any error of the user's function, shown as what it is
+        if isinstance(error, (AirflowMLError, *passing)):
+            raise
         log.exception("%s failed", entry_point)
         raise SpecError(
             f"the function failed: {type(error).__name__}: {error}",
