@@ -4,7 +4,6 @@
 job means.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -101,15 +100,13 @@ class Next:
     Attributes:
         result: The job is done.
         error: It failed.
-        overdue: It runs for longer than it may: cancel it, then raise this.
     """
 
     result: JobResult | None = None
     error: AirflowMLError | None = None
-    overdue: AirflowMLError | None = None
 
 
-def follow(state: JobState, now: float, deadline: float | None = None) -> Next:
+def follow(state: JobState) -> Next:
     """Decide what follows.
 
     A job that wrote its result and was killed right after is done: the result is written last. One that ended well and
@@ -117,16 +114,8 @@ def follow(state: JobState, now: float, deadline: float | None = None) -> Next:
 
     Args:
         state: What was found.
-        now: The clock that the deadline is on, in seconds.
-        deadline: When the job has to be done.
     """
     if state.phase is Phase.RUNNING:
-        if deadline is not None and now >= deadline:
-            return Next(
-                overdue=JobFailed(
-                    "the job ran for longer than it may", remedy="raise the timeout, or give it less to do"
-                )
-            )
         return Next()
     if isinstance(state.response, JobResult):
         return Next(result=state.response)
@@ -149,14 +138,13 @@ def _ending(state: JobState) -> str:
     return f"{what} and wrote no result" + (f": {state.detail}" if state.detail else "")
 
 
-def wait(compute: Compute, handle: Handle, tell: Callable[[str], None], deadline: float | None = None) -> JobResult:
+def wait(compute: Compute, handle: Handle, tell: Callable[[str], None]) -> JobResult:
     """Wait for a job in this process, telling its log lines as they come. However this ends, the job has ended.
 
     Args:
         compute: Where it runs.
         handle: The job.
         tell: Called with each log line.
-        deadline: On `time.monotonic`.
 
     Raises:
         AirflowMLError: What the job said, or that it ended without saying anything.
@@ -167,12 +155,11 @@ def wait(compute: Compute, handle: Handle, tell: Callable[[str], None], deadline
             state = compute.poll(handle)
             for line in compute.logs(handle):
                 tell(line)
-            following = follow(state, time.monotonic(), deadline)
+            following = follow(state)
             if following.result is not None:
                 return following.result
-            error = following.error or following.overdue
-            if error is not None:
-                raise error
+            if following.error is not None:
+                raise following.error
             compute.pause(handle, delay)
             delay = min(delay * 1.5, _LONGEST_S)
     finally:

@@ -153,13 +153,6 @@ class ModelConfigFile:
                 )
             entry.version_labels[label] = version
 
-    def remove_label(self, model: str, label: str) -> None:
-        """Take a label away; no change if it is not there."""
-        with self._change() as config:
-            entry = _entry(config, model)
-            if entry is not None and label in entry.version_labels:
-                del entry.version_labels[label]
-
     def remove(self, model: str) -> None:
         """Stop serving ``model``; its folders stay. No change if it is not served."""
         with self._change() as config:

@@ -10,21 +10,17 @@ RESULT = JobResult(stage="train", model="small", fingerprint="f" * 64, spec_hash
 
 
 def test_a_running_job_is_looked_at_again():
-    following = follow(JobState(Phase.RUNNING), now=5.0, deadline=6.0)
-    assert following.result is following.error is following.overdue is None
-
-
-def test_a_running_job_is_overdue_at_its_deadline():
-    assert isinstance(follow(JobState(Phase.RUNNING), now=6.0, deadline=6.0).overdue, JobFailed)
+    following = follow(JobState(Phase.RUNNING))
+    assert following.result is following.error is None
 
 
 def test_a_result_counts_even_when_the_process_was_killed_after_writing_it():
-    assert follow(JobState(Phase.ENDED, -9, RESULT), now=9.0, deadline=6.0).result == RESULT
+    assert follow(JobState(Phase.ENDED, -9, RESULT)).result == RESULT
 
 
 def test_the_error_of_the_job_is_the_error():
     error = BadFile("torn", "a.csv", "send it again")
-    assert follow(JobState(Phase.ENDED, 1, error), now=0.0).error is error
+    assert follow(JobState(Phase.ENDED, 1, error)).error is error
 
 
 @pytest.mark.parametrize(
@@ -38,6 +34,6 @@ def test_the_error_of_the_job_is_the_error():
     ],
 )
 def test_an_end_without_a_word_is_a_failure(code, text):
-    error = follow(JobState(Phase.ENDED, code), now=0.0).error
+    error = follow(JobState(Phase.ENDED, code)).error
     assert isinstance(error, JobFailed)
     assert text in str(error)

@@ -111,13 +111,6 @@ def test_what_a_job_leaves_behind_when_it_is_done_is_ended(compute, request_of, 
     assert alive(tag) == []
 
 
-def test_an_overdue_job_is_ended(compute, request_of, tag, tmp_path):
-    handle = _family(compute, request_of, tag, tmp_path)
-    with pytest.raises(JobFailed, match="longer than it may"):
-        wait(compute, handle, print, deadline=time.monotonic())
-    assert alive(tag) == []
-
-
 def test_an_exception_in_the_waiting_task_ends_the_job(compute, request_of, tag, tmp_path):
     """As `execution_timeout` does: it raises from a signal handler."""
     handle = _family(compute, request_of, tag, tmp_path)
