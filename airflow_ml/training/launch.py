@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow_ml.lifecycle.errors import TrainingFailed
+from airflow_ml.lifecycle.errors import AirflowMLError, TrainingFailed
 from airflow_ml.training.events import Event, OnEvent
 from airflow_ml.training.job import TrainingJob
 from airflow_ml.training.ranks import EVENTS, PARENT
@@ -49,7 +49,8 @@ def launch(job: TrainingJob, work: Path, on_event: OnEvent) -> Event:
         The ``finished`` event: best_epoch, epochs, resumed_from_epoch, train_rows, validation_loss, validation_roc_auc.
 
     Raises:
-        TrainingFailed: A rank failed; with its last log lines. The others have been ended.
+        AirflowMLError: A rank failed; `TrainingFailed` with its last log lines, or the rank's own error of another
+            kind. The others have been ended.
     """
     work.mkdir(parents=True, exist_ok=True)
     path = work / "job.json"
@@ -133,16 +134,21 @@ def _watch(ranks: list[_Rank], reading: int, on_event: OnEvent) -> Event:
             return finished
 
 
-def _failure(failed: list[_Rank], failures: list[Event], ranks: list[_Rank]) -> TrainingFailed:
-    """The error of the rank that failed by itself, rather than of those that lost their peer."""
+def _failure(failed: list[_Rank], failures: list[Event], ranks: list[_Rank]) -> AirflowMLError:
+    """The error of the rank that failed by itself, rather than of those that lost their peer.
+
+    One of ours that is not about the training (the disk is full) says all that there is to say.
+    """
     remedy = "the next try resumes after the last finished epoch"
     killed = [rank for rank in failed if rank.process.returncode < 0]
     own = [event for event in failures if event["error"] != "HorovodInternalError"]
     if own:
         event = own[0]
+        if event["told"] and event["error"] != TrainingFailed.__name__:
+            return AirflowMLError.from_dict(event)
         rank = ranks[int(event["rank"])]
         what = f"rank {rank.number} of {len(ranks)} failed: {event['what']}"
-        remedy = event["remedy"] or f"correct the cause; {remedy}"
+        remedy = event.get("remedy") or f"correct the cause; {remedy}"
     elif killed:
         rank = killed[0]
         name = signal.Signals(-rank.process.returncode).name

@@ -3,7 +3,9 @@
 A rank dies with its launcher, however that dies: the kernel sends it KILL.
 """
 
+import contextlib
 import ctypes
+import errno
 import importlib
 import os
 import signal
@@ -13,7 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml.lifecycle.errors import TrainingFailed
+from airflow_ml.lifecycle.errors import AirflowMLError, TrainingFailed
+from airflow_ml.storage import storage_error
 from airflow_ml.training.events import EventWriter
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ PARENT = "AIRFLOW_ML_LAUNCHER_PID"
 EVENTS = "AIRFLOW_ML_EVENTS_FD"
 _PR_SET_PDEATHSIG = 1
 _EXAMPLE_ROWS = 16
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""What an operating system refuses for the disk's sake, whoever wrote: our files or the user's `fit`."""
 
 
 def die_with_launcher() -> None:
@@ -41,14 +46,20 @@ def main(path: Path) -> None:
     code = 0
     try:
         _train(path, events)
-    except BaseException as error:
-        traceback.print_exc()
-        what = error.what if isinstance(error, TrainingFailed) else f"{type(error).__name__}: {error}"
-        remedy = error.remedy if isinstance(error, TrainingFailed) else ""
-        events.send("failed", error=type(error).__name__, what=what, remedy=remedy)
+    except BaseException as raised:
+        error = raised
+        if isinstance(raised, OSError) and raised.errno in _DISK:
+            error = storage_error(raised, Path(raised.filename or path.parent))
+        told = isinstance(error, AirflowMLError)
+        facts = error.to_dict() if isinstance(error, AirflowMLError) else {"error": type(error).__name__}
+        events.send("failed", **{"what": f"{type(error).__name__}: {error}", **facts}, told=told)
+        # After the event: the log may lie on the very disk that is full.
+        with contextlib.suppress(OSError):
+            traceback.print_exc()
         code = 1
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Not through atexit: after an error Horovod's shutdown waits for ranks that may be gone, and freeing torch takes a
     # second.
     os._exit(code)

@@ -13,7 +13,7 @@ import psutil
 import pytest
 import torch
 
-from airflow_ml.lifecycle.errors import TrainingFailed
+from airflow_ml.lifecycle.errors import BaseError, TrainingFailed
 from airflow_ml.training import model_files
 from airflow_ml.training.checkpoints import Checkpoints
 from airflow_ml.training.job import TrainingJob
@@ -190,6 +190,11 @@ def test_a_fit_of_ones_own_fails_with_its_words_and_resumes(job: Job):
 def test_a_fit_that_cannot_be_used_is_refused(job: Job, fit, workers, said):
     with pytest.raises(TrainingFailed, match=said):
         run(job(workers=workers, fit=f"tests.unit.training.user_fits:{fit}"))
+
+
+def test_a_full_disk_in_a_fit_of_ones_own_is_the_error_of_any_stage(job: Job):
+    with pytest.raises(BaseError, match=r"^/dev/full: cannot write: No space left on device\. Remedy: free space"):
+        run(job(fit="tests.unit.training.user_fits:fills_the_disk"))
 
 
 def test_gpus_that_are_not_there_are_refused(job: Job):

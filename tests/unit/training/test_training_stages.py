@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.errors import BaseError, SpecError
 from airflow_ml.lifecycle.evaluation import Evaluation
 from airflow_ml.lifecycle.gates import GateReport
 from airflow_ml.lifecycle.preprocessing import Preprocessing
@@ -18,7 +18,8 @@ from airflow_ml.registry import champions, tracking, versions
 from airflow_ml.registry.client import client_of
 from airflow_ml.stages.runner import execute, identify, stage_of
 from airflow_ml.storage import sha256
-from tests.support.killing import run_in_process
+from tests.support.killing import FILE_MOMENTS, run_in_process
+from tests.support.mounts import error_of, full
 from tests.unit.training.conftest import model
 
 Requests = Callable[..., JobRequest]
@@ -62,17 +63,33 @@ def test_a_trained_model_is_a_result_and_a_run_in_mlflow(make_request: Requests,
 
 
 @pytest.mark.slow
-def test_a_stage_killed_before_its_result_finds_its_run_and_its_last_epoch(make_request: Requests, tmp_path: Path):
+@pytest.mark.parametrize("moment", FILE_MOMENTS)
+def test_a_training_killed_around_its_result_finds_its_run_and_its_last_epoch(
+    make_request: Requests, tmp_path: Path, moment: str
+):
     request = make_request(tmp_path, "train")
-    code, _, output = run_in_process(request, "before result")
+    code, _, output = run_in_process(request, moment)
     assert code == -9, output
     result = execute(request)
-    assert result.summary["resumed_from_epoch"] == 3
+    assert result.reused == (moment == "after result")
+    assert result.summary["resumed_from_epoch"] == (0 if result.reused else 3)
     assert result.metrics["epochs"] == 3
     client = client_of(request.platform)
     runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
     assert [run.info.run_id for run in runs] == [result.summary["mlflow_run_id"]]
     assert len(list(Path(result.uri).parent.glob("attempt-*"))) == 1
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_when_a_checkpoint_is_written_is_one_clear_error(make_request: Requests, tmp_path: Path):
+    request = make_request(tmp_path, "train")
+    checkpoints = identify(request, stage_of("train")).state / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    error = error_of(request, full(checkpoints))
+    assert isinstance(error, BaseError)
+    assert error.what == "cannot write: No space left on device"
+    assert error.where == str(checkpoints / "epoch-00001.pt")
+    assert error.remedy.startswith("free space on this file system, then retry")
 
 
 def test_the_requests_parameters_override_the_declaration(make_request: Requests, tmp_path: Path):
@@ -81,7 +98,6 @@ def test_the_requests_parameters_override_the_declaration(make_request: Requests
 
     assert fingerprint(params={"training": {"epochs": 3}}) == fingerprint()
     assert fingerprint(params={"training": {"epochs": 4}}) != fingerprint()
-    assert fingerprint(params={"note": "by hand"}) == fingerprint()
     with pytest.raises(SpecError, match=re.escape("training.params.epochs")):
         fingerprint(params={"training": {"epochs": "many"}})
     with pytest.raises(SpecError, match="is not an object"):
@@ -102,6 +118,21 @@ def test_evaluation_has_numbers_with_rows_and_intervals(evaluated: JobResult):
         assert [found.rows for found in slices] == sorted((found.rows for found in slices), reverse=True)
     assert "14" in {found.value for found in evaluation.slices if found.column == "hour"}
     assert sum(found.rows for found in evaluation.calibration) == 900
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", FILE_MOMENTS)
+def test_an_evaluation_killed_around_its_result_says_the_same_after_a_retry(
+    make_request: Requests, trained: JobResult, evaluated: JobResult, tmp_path: Path, moment: str
+):
+    request = make_request(tmp_path, "evaluate", inputs={"train": trained.uri})
+    code, _, output = run_in_process(request, moment)
+    assert code == -9, output
+    again = execute(request)
+    assert again.reused == (moment == "after result")
+    assert evaluation_of(again) == evaluation_of(evaluated)
+    assert again.outputs["test_predictions"].sha256 == evaluated.outputs["test_predictions"].sha256
+    assert len(list(Path(again.uri).parent.glob("attempt-*"))) == 1
 
 
 @pytest.mark.slow

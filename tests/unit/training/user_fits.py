@@ -78,3 +78,13 @@ def leaves_children(context: FitContext) -> nn.Module:
         os.abort()
     hvd.barrier()
     raise AssertionError("rank 1 is gone: nobody can pass the barrier")
+
+
+def fills_the_disk(context: FitContext) -> nn.Module:
+    """Writes to a disk without space, as a loop does that keeps files of its own."""
+    descriptor = os.open("/dev/full", os.O_WRONLY)
+    try:
+        os.write(descriptor, b"weights")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, "/dev/full") from error
+    return Linear(1)
