@@ -11,7 +11,8 @@ from airflow_ml.lifecycle.gates import GateReport
 from airflow_ml.lifecycle.releases import Release
 from airflow_ml.lifecycle.requests import JobResult
 from airflow_ml.stages._files import file_of
-from airflow_ml.stages.base import Outcome, Stage
+from airflow_ml.stages.base import TRAINING, Outcome, Stage
+from airflow_ml.stages.code import code_version
 from airflow_ml.stages.context import StageContext
 from airflow_ml.storage import verify, write_atomically
 
@@ -23,6 +24,7 @@ class Register(Stage):
 
     name = "register"
     components = ("mlflow",)
+    params = TRAINING
 
     def identify(self, ctx: StageContext) -> dict[str, Any]:
         """All that a release refers to, by hash."""
@@ -125,11 +127,18 @@ def _lineage(
         "training_window": str(trained.window or ""),
         "previous_champion": str(report.champion or ""),
         "spec_hash": trained.spec_hash,
-        "code_version": trained.code_version,
+        "code_version": _users_code(ctx),
     }
     for table, pin in training_set.summary.get("pins", {}).items():
         tags[f"data.{table}"] = f"{pin['uri']}@{pin['version']}"
     return {f"airflow_ml.{name}": value for name, value in tags.items()}
+
+
+def _users_code(ctx: StageContext) -> str:
+    """Version of all code behind the model, whichever stage calls it: build, label, fit and builder."""
+    from airflow_ml.stages.runner import STAGES, stage_of
+
+    return code_version(point for name in STAGES for point in stage_of(name).entry_points(ctx.model))
 
 
 STAGE = Register()

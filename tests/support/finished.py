@@ -39,7 +39,9 @@ def tabular_model(**changes: Any) -> Model:
         build="small.features:build", entity="id", event_time="at", categorical=("carrier",), numeric=("x", "y")
     )
     gates = (at_least("roc_auc", 0.6), beats_champion("roc_auc", by=-0.01))
-    return small_model(**({"features": features, "gates": gates} | changes))
+    # One entry point that can be imported: a release names the version of the user's code.
+    label = small_model().label.model_copy(update={"compute": "tests.unit.data.labels:positive"})
+    return small_model(**({"features": features, "label": label, "gates": gates} | changes))
 
 
 def rows(count: int, seed: int = 1) -> dict[str, np.ndarray]:

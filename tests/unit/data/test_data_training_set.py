@@ -11,9 +11,12 @@ import pytest
 
 from airflow_ml.lifecycle.errors import BadTrainingSet, MissingPartition
 from airflow_ml.lifecycle.preprocessing import Preprocessing
+from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.statistics import Statistics
 from airflow_ml.lifecycle.windows import Window
+from airflow_ml.spec import Platform
 from airflow_ml.stages.training_set import ROW_GROUP_ROWS, _write
+from tests.support.killing import FILE_MOMENTS, run_in_process
 from tests.unit.data.conftest import SHORT, deliver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -72,6 +75,22 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
     assert again.fingerprint == result.fingerprint
     for name in ("train", "validation", "test", "preprocessing", "statistics"):
         assert again.outputs[name].sha256 == result.outputs[name].sha256, name
+
+
+@pytest.mark.parametrize("moment", FILE_MOMENTS)
+def test_one_that_was_killed_before_or_after_its_result_is_the_same_after_a_retry(made, tmp_path, moment):
+    base, result = made
+    killed = base.copy(tmp_path, *TABLES)
+    request = JobRequest(
+        stage="training_set", model=base.model, platform=Platform(base=str(tmp_path)), window=Window.of(*WINDOW)
+    )
+    code, _, output = run_in_process(request, moment)
+    assert code == -9, output
+    again = killed.run("training_set", *WINDOW)
+    assert again.reused == (moment == "after result")
+    for name in result.outputs.keys() - {"manifest"}:  # which names the tables of its base
+        assert again.outputs[name].sha256 == result.outputs[name].sha256, name
+    assert len(list(Path(again.uri).parent.glob("attempt-*"))) == 1
 
 
 def test_what_is_learnt_comes_from_the_train_split_alone(made):

@@ -1,6 +1,7 @@
 """Export, gates, register and release with real MLflow and server processes; killed at each step, raced, undone."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 
 from airflow_ml.lifecycle.errors import ChampionMoved, ExportRefused, NotReleasable, ServingError
 from airflow_ml.lifecycle.gates import GateReport
-from airflow_ml.lifecycle.requests import FileOutput, JobRequest
+from airflow_ml.lifecycle.requests import FileOutput, JobRequest, JobResult
 from airflow_ml.registry import champions, versions
 from airflow_ml.registry.client import client_of
 from airflow_ml.serving.client import connect
@@ -18,6 +19,7 @@ from airflow_ml.serving.golden import read_golden
 from airflow_ml.serving.probe import probe
 from airflow_ml.spec import Platform, Serving, at_least, at_most, servable
 from airflow_ml.stages import runner
+from airflow_ml.stages.code import code_version
 from airflow_ml.storage import sha256
 from tests.support.finished import (
     Finished,
@@ -27,6 +29,7 @@ from tests.support.finished import (
     register,
     write_result,
 )
+from tests.support.killing import FILE_MOMENTS
 from tests.unit.lifecycle import steps
 
 pytestmark = pytest.mark.slow
@@ -81,7 +84,36 @@ def test_an_export_that_lies_is_refused_and_leaves_no_result(tmp_path: Path) -> 
     assert runner.find(done.request("export")) is None
 
 
+@pytest.mark.parametrize("moment", FILE_MOMENTS)
+def test_an_export_killed_around_its_result_is_the_same_after_a_retry(
+    done: Finished, exported: Finished, moment: str
+) -> None:
+    code, output = steps.run_until(moment, done.request("export"))
+    assert code == -9, output
+    again = done.run("export")
+    assert again.reused == (moment == "after result")
+    assert hashes(again) == hashes(exported.run("export"))
+    assert len(list(Path(again.uri).parent.glob("attempt-*"))) == 1
+
+
+def hashes(result: JobResult) -> dict[str, str]:
+    return {name: output.sha256 for name, output in result.outputs.items() if isinstance(output, FileOutput)}
+
+
 # gates
+
+
+@pytest.mark.parametrize("moment", FILE_MOMENTS)
+def test_gates_killed_around_their_result_say_the_same_after_a_retry(done: Finished, moment: str) -> None:
+    finish_evaluation(done)
+    undisturbed = done.run("gates")
+    shutil.rmtree(Path(undisturbed.uri).parent)
+    code, output = steps.run_until(moment, done.request("gates"))
+    assert code == -9, output
+    again = done.run("gates")
+    assert again.reused == (moment == "after result")
+    assert hashes(again) == hashes(undisturbed)
+    assert len(list(Path(again.uri).parent.glob("attempt-*"))) == 1
 
 
 def test_a_real_server_answers_the_golden_requests(base: Path) -> None:
@@ -145,6 +177,9 @@ def test_a_version_carries_its_lineage(done: Finished) -> None:
     assert tags["airflow_ml.training_fingerprint"] == release.training_fingerprint
     assert tags["airflow_ml.previous_champion"] == ""
     assert tags["airflow_ml.spec_hash"]
+    # The user's: the label function of this declaration can be imported, and what it says is what was trained on.
+    assert tags["airflow_ml.code_version"] == code_version([done.model.label.compute])
+    assert tags["airflow_ml.code_version"] != code_version([])
     assert versions.aliases_of(done.platform, "small") == {"challenger": version}
 
 
