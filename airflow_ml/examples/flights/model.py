@@ -149,7 +149,7 @@ flights = Model(
         each_slice("origin", "roc_auc", 0.6),
         each_slice("carrier", "roc_auc", 0.55),
         calibrated(0.1),
-        servable(max_p99_latency_ms=50),
+        servable(max_p99_latency_ms=100),
     ),
     serving=Serving(golden_rows=32),
     scoring=Scoring(threshold=0.35),
