@@ -119,7 +119,7 @@ def built_by(function: str) -> Model:
     ("function", "says"),
     [
         ("that_fails_in_a_task", "[INVALID_PARAMETER_VALUE.PATTERN] The value of parameter(s) `regexp`"),
-        ("that_fails_in_java", "NumberFormatException: "),
+        ("that_fails_in_java", 'For input string: "many"'),
     ],
 )
 def test_any_other_failure_is_a_sentence_and_the_trace_is_in_the_log(base, caplog, function, says):
