@@ -13,7 +13,7 @@ from airflow_ml.examples.flights.world import World
 from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.requests import JobRequest, JobResult
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.spec import Model, Platform, Split
+from airflow_ml.spec import Features, Model, Platform, Split
 from airflow_ml.stages.runner import execute
 from airflow_ml.stages.spark import spark_session
 
@@ -30,6 +30,18 @@ SHORT = flights.model_copy(
 
 INPUTS = ("raw", "validated", "outcomes")
 """Tables that the stage features reads."""
+
+
+def built_by(function: str) -> Model:
+    """The flights with one of the builds of the tests."""
+    features = Features(
+        build=f"tests.unit.data.builds:{function}",
+        entity="flight_id",
+        event_time="scheduled_departure",
+        categorical=("carrier",),
+        numeric=("miles",),
+    )
+    return SHORT.model_copy(update={"features": features, "slices": ("carrier", "origin")})
 
 
 @dataclass

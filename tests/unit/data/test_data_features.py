@@ -12,8 +12,8 @@ from airflow_ml.examples.flights.features import PRIOR_FLIGHTS
 from airflow_ml.examples.flights.world import World
 from airflow_ml.lifecycle.errors import DataBroken, MissingPartition, SpecError
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.spec import Features, in_range
-from tests.unit.data.conftest import INPUTS, SHORT, TWO_WEEKS, Base, deliver
+from airflow_ml.spec import in_range
+from tests.unit.data.conftest import INPUTS, SHORT, TWO_WEEKS, Base, built_by, deliver
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -195,14 +195,7 @@ CONTRACT = {
 @pytest.mark.parametrize("build", CONTRACT)
 def test_a_build_that_breaks_its_contract_commits_nothing(ingested, spark, tmp_path, build):
     base = ingested.copy(tmp_path, *INPUTS)
-    features = Features(
-        build=f"tests.unit.data.builds:{build}",
-        entity="flight_id",
-        event_time="scheduled_departure",
-        categorical=("carrier",),
-        numeric=("miles",),
-    )
-    base.model = SHORT.model_copy(update={"features": features, "slices": ("carrier", "origin")})
+    base.model = built_by(build)
     with pytest.raises(SpecError, match=CONTRACT[build]) as refused:
         base.run("features", "2013-01-02")
     assert refused.value.remedy

@@ -12,9 +12,9 @@ from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.errors import AirflowMLError, BaseError, StageError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.spec import Features, Model, Platform
+from airflow_ml.spec import Platform
 from tests.support.killing import run_in_process
-from tests.unit.data.conftest import INPUTS, SHORT, Base
+from tests.unit.data.conftest import INPUTS, Base, built_by
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -101,18 +101,6 @@ def test_a_table_below_which_no_folder_can_be_made(base, monkeypatch):
         base.run("features", DAY)
     assert refused.value.where.startswith(str(base.table("features").path))
     assert len(str(refused.value)) < 600
-
-
-def built_by(function: str) -> Model:
-    """The flights with one of the builds of the tests."""
-    features = Features(
-        build=f"tests.unit.data.builds:{function}",
-        entity="flight_id",
-        event_time="scheduled_departure",
-        categorical=("carrier",),
-        numeric=("miles",),
-    )
-    return SHORT.model_copy(update={"features": features, "slices": ("carrier", "origin")})
 
 
 @pytest.mark.parametrize(
