@@ -1,7 +1,7 @@
 """The data that the benches share: a year of flights, ingested and made into features once, in ``build/bench/base``."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -38,10 +38,19 @@ are compared on every day."""
 NIGHT = Window.of("2013-08-01")
 
 
-def run_stage(stage: str, base: Path, window: Window, model: Model = flights, **params: Any) -> JobResult:
+def run_stage(
+    stage: str,
+    base: Path,
+    window: Window,
+    model: Model = flights,
+    inputs: Mapping[str, str] | None = None,
+    **params: Any,
+) -> JobResult:
     """Run a stage in this process; returns its result."""
-    request = JobRequest(stage=stage, model=model, platform=Platform(base=str(base)), window=window, params=params)
-    return execute(request)
+    platform = Platform(base=str(base))
+    return execute(
+        JobRequest(stage=stage, model=model, platform=platform, window=window, params=params, inputs=dict(inputs or {}))
+    )
 
 
 def run_chain(stages: tuple[str, ...], base: Path, window: Window, model: Model = flights) -> tuple[JobResult, ...]:
@@ -52,8 +61,7 @@ def run_chain(stages: tuple[str, ...], base: Path, window: Window, model: Model 
     found: dict[str, JobResult] = {}
     for stage in stages:
         inputs = {name: result.uri for name, result in found.items()}
-        platform = Platform(base=str(base))
-        found[stage] = execute(JobRequest(stage=stage, model=model, platform=platform, window=window, inputs=inputs))
+        found[stage] = run_stage(stage, base, window, model, inputs)
     return tuple(found.values())
 
 
