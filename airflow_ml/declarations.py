@@ -5,13 +5,17 @@ import json
 import subprocess
 import sys
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.refusals import Problem, problems_of
-from airflow_ml.spec import Model
+from airflow_ml.lifecycle.requests import JobRequest
+from airflow_ml.spec import KubernetesCompute, Model, Platform, Reload, ServingTarget
+from airflow_ml.spec.tuning import Between
 
 _IMPORT_TIMEOUT_S = 120
 _PROBE = """
@@ -115,7 +119,68 @@ def check_training(model: Model) -> list[Problem]:
         parse(model.training.params, own_fit=model.training.fit is not None)
     except SpecError as error:
         return [Problem(error.where, error.what, error.remedy)]
+    for name, value in _ends(model):
+        try:
+            parse({**model.training.params, name: value}, own_fit=model.training.fit is not None)
+        except SpecError as error:
+            return [Problem(f"tune.search.{name}", error.what, error.remedy)]
     return []
+
+
+def _ends(model: Model) -> Iterator[tuple[str, Any]]:
+    """Each parameter that is searched for, with its outermost values."""
+    for name, where in (model.tune.search if model.tune else {}).items():
+        for value in (where.low, where.high) if isinstance(where, Between) else where.values:
+            yield name, value
+
+
+def check_pods(model: Model, platform: Platform) -> list[Problem]:
+    """What would be refused when a stage is submitted to a cluster: no image, too many GPUs, a template of ours."""
+    from airflow_ml.compute.kubernetes.podspec import shape_of
+    from airflow_ml.compute.kubernetes.templates import check
+
+    found: dict[str, Problem] = {}
+    for stage in ("train", *platform.computes):
+        compute = platform.compute_for(stage)
+        if isinstance(compute, KubernetesCompute):
+            try:
+                check(compute.template)
+                shape_of(JobRequest(stage=stage, model=model, platform=platform), compute)
+            except SpecError as error:
+                found.setdefault(f"{error.where}{error.what}", Problem(error.where, error.what, error.remedy))
+    return list(found.values())
+
+
+def check_serving(platform: Platform) -> list[Problem]:
+    """What a release would stumble over: two ways to say where the servers are that do not fit together."""
+    target, found = platform.serving, list[Problem]()
+    if isinstance(target.config, Reload) and not (Path(platform.config_folder) / "models.config").exists():
+        found.append(
+            Problem(
+                "platform.serving.config",
+                f"Reload() sends the whole config, and there is no record of it in {platform.config_folder}",
+                "put the servers' models.config there; for servers without models, one that says model_config_list {}",
+            )
+        )
+    ports = {each.rpartition(":")[2] for each in target.replicas}
+    if target.replicas and target.rest.rpartition(":")[2] in ports:
+        found.append(
+            Problem(
+                "platform.serving.replicas",
+                f"port {target.rest.rpartition(':')[2]} is the one of `rest`",
+                "name the gRPC port of each server, 8500 as a rule",
+            )
+        )
+    usual = ServingTarget().grpc
+    if target.replicas and target.grpc == usual and usual not in target.replicas:
+        found.append(
+            Problem(
+                "platform.serving.grpc",
+                f"requests go to {usual}, which is none of the replicas",
+                "set `grpc` and `rest` to the Service, or to one of the servers",
+            )
+        )
+    return found
 
 
 def check_entry_points(model: Model) -> list[Problem]:

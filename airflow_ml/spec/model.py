@@ -7,6 +7,7 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
+from airflow_ml.spec.approval import DeclaredApproval
 from airflow_ml.spec.base import Frozen, Name, Several
 from airflow_ml.spec.features import RESERVED, Features, Label
 from airflow_ml.spec.gates import EachSlice, Gate
@@ -14,6 +15,7 @@ from airflow_ml.spec.monitoring import Monitoring
 from airflow_ml.spec.serving import Scoring, Serving
 from airflow_ml.spec.source import Files
 from airflow_ml.spec.training import Horovod
+from airflow_ml.spec.tuning import Tune
 
 _DAG_FILE = re.compile(r"^unusual_prefix_[0-9a-f]+_")
 
@@ -39,9 +41,12 @@ class Model(Frozen):
         features: How Spark turns it into model inputs.
         label: What is predicted.
         training: How it is trained.
+        tune: What is searched for before.
         gates: What it has to pass; at least one, or every model would be released.
         slices: Columns whose values are evaluated one by one; model inputs or columns of the source.
         serving: Online serving.
+        approval: Whether a person has to approve a release: ``"required"``; ``"above:0.1"``: canary steps above a tenth
+            of the traffic, and the promotion, wait for one; an `Approval`, with a deadline and its default; or None.
         scoring: Nightly scoring.
         monitoring: Drift, performance and retraining.
         start: First partition that exists.
@@ -56,9 +61,11 @@ class Model(Frozen):
     features: Features
     label: Label
     training: Horovod = Horovod()
+    tune: Tune | None = None
     gates: Annotated[tuple[Gate, ...], Several] = Field(min_length=1)
     slices: tuple[str, ...] = ()
     serving: Serving = Serving()
+    approval: DeclaredApproval = None
     scoring: Scoring = Scoring()
     monitoring: Monitoring = Monitoring()
     start: date
@@ -109,6 +116,12 @@ class Model(Frozen):
                 raise ValueError(
                     f"gates: each_slice({gate.column!r}) judges what is not evaluated; add {gate.column!r} to `slices`"
                 )
+        steps = self.serving.canary.steps if self.serving.canary else ()
+        if self.approval is not None and self.approval.above and not any(s <= self.approval.above for s in steps):
+            raise ValueError(
+                f"approval: nothing comes before a person who is asked above {self.approval.above:g} of the traffic; "
+                "declare a canary step up to there (serving=Serving(canary=Canary(steps=...))), or 'required'"
+            )
         unknown = sorted(set(self.monitoring.columns or ()) - set(self.features.columns))
         if unknown:
             raise ValueError(f"monitoring.columns: {', '.join(unknown)}: no model input has this name")

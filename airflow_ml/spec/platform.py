@@ -3,81 +3,12 @@
 Credentials are not here either: a platform names Airflow connections, and whoever runs a job resolves them last.
 """
 
-import re
-from typing import Annotated, Literal
-from urllib.parse import parse_qsl
-
-from pydantic import AfterValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from airflow_ml.spec.base import Frozen
-
-# As SQLAlchemy reads a user: a password goes on to the `@`, whatever is in it.
-_USER_WITH_PASSWORD = re.compile(r"//[^:/@]*:[^@]*@")
-_SECRET_NAME = re.compile(
-    r"pass(word|wd|phrase)?$|pwd$|secret|token|credential|(^|[^a-z])(sig|auth)$|signature|authorization"
-    r"|(api|access|account|shared|private)[-_]?key"
-)
-_SECRET_INSIDE = re.compile(r"(password|passwd|pwd|secret|token)\s*=", re.IGNORECASE)
-"""In the value of a parameter: a whole ODBC connection string can be one."""
-
-
-def _folder(value: str) -> str:
-    scheme, remote, _ = value.partition("://")
-    if remote:
-        # The rest may hold a password.
-        raise ValueError(f"'{scheme}://…': only folders of this machine are supported yet; give an absolute path")
-    if not value.startswith("/"):
-        raise ValueError(f"{value!r} is relative; give an absolute path, because tasks start in many folders")
-    return value.rstrip("/") or "/"
-
-
-Folder = Annotated[str, AfterValidator(_folder)]
-"""A folder of this machine."""
-
-
-def _without_secret(value: str) -> str:
-    """Refuse an address that holds a secret: it would stand in requests, logs, links and error messages."""
-    _, _, query = value.partition("?")
-    pairs = parse_qsl(query.replace("#", "&").replace(";", "&"), keep_blank_values=False)
-    named = [name for name, given in pairs if _SECRET_NAME.search(name.lower()) or _SECRET_INSIDE.search(given)]
-    if named or _USER_WITH_PASSWORD.search(value):
-        what = f"a secret in its parameter {named[0]!r}" if named else "a password"
-        raise ValueError(f"the address holds {what}; put credentials into a connection, and name it in `connections`")
-    return value
-
-
-Address = Annotated[str, AfterValidator(_without_secret)]
-"""A server's address or a URI, without credentials."""
-
-
-class LocalCompute(Frozen):
-    """A process of the machine that runs the task.
-
-    Attributes:
-        python: Interpreter; None is the running one.
-        grace_s: Seconds between asking a job to end and ending it.
-    """
-
-    kind: Literal["local"] = "local"
-    python: str | None = None
-    grace_s: float = Field(default=5.0, ge=0)
-
-
-class ServingTarget(Frozen):
-    """The model server that releases go to.
-
-    Attributes:
-        folder: Base folder that the server reads; None is ``<base>/serving``.
-        grpc: ``host:port``.
-        rest: ``host:port``.
-    """
-
-    # A refused address may hold a password: messages do not repeat what was given.
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    folder: Folder | None = None
-    grpc: Address = "127.0.0.1:8500"
-    rest: Address = "127.0.0.1:8501"
+from airflow_ml.spec.computes import AnyCompute, LocalCompute
+from airflow_ml.spec.places import Address, Folder
+from airflow_ml.spec.targets import ServingTarget
 
 
 class Alerts(Frozen):
@@ -94,6 +25,20 @@ class Alerts(Frozen):
     sender: str = "airflow-ml@localhost"
 
 
+class Prices(Frozen):
+    """What the machines of trainings cost; 0 counts hours only.
+
+    Attributes:
+        gpu_hour: Of one GPU.
+        cpu_hour: Of one core.
+        currency: Shown beside the cost.
+    """
+
+    gpu_hour: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    cpu_hour: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    currency: str = Field(default="EUR", min_length=1, max_length=8)
+
+
 class Platform(Frozen):
     """One place where models live.
 
@@ -104,8 +49,9 @@ class Platform(Frozen):
         registry_ui: Address of MLflow's pages, for links; None is the registry itself when it is an HTTP server.
         compute: For stages that `computes` does not name.
         computes: Stage name to compute.
-        serving: The model server.
+        serving: The model servers.
         alerts: Recipients.
+        prices: Of what trainings take.
         connections: Environment variable to Airflow connection id, for jobs that need credentials. Values are resolved
             by the compute at the last moment and never written into a request.
     """
@@ -116,10 +62,11 @@ class Platform(Frozen):
     landing: Folder | None = None
     registry: Address | None = None
     registry_ui: Address | None = None
-    compute: LocalCompute = LocalCompute()
-    computes: dict[str, LocalCompute] = Field(default_factory=dict)
+    compute: AnyCompute = LocalCompute()
+    computes: dict[str, AnyCompute] = Field(default_factory=dict)
     serving: ServingTarget = ServingTarget()
     alerts: Alerts = Alerts()
+    prices: Prices = Prices()
     connections: dict[str, str] = Field(default_factory=dict)
 
     @property
@@ -134,9 +81,30 @@ class Platform(Frozen):
 
     @property
     def serving_folder(self) -> str:
-        """Base folder of the model server."""
+        """Where versions are published: a folder, or ``s3://bucket/prefix``."""
         return self.serving.folder or f"{self.base}/serving"
 
-    def compute_for(self, stage: str) -> LocalCompute:
-        """The compute that runs a stage."""
-        return self.computes.get(stage, self.compute)
+    @property
+    def config_folder(self) -> str:
+        """Folder of the servers' ``models.config``, where it is a file: beside the versions, if these are on a disk."""
+        folder = self.serving_folder
+        return f"{self.base}/serving" if folder.startswith("s3://") else folder
+
+    def compute_for(self, stage: str, kind: str | None = None) -> AnyCompute:
+        """The compute that runs a stage.
+
+        Args:
+            stage: Its name.
+            kind: Of the compute, where a task asks for one; a local process needs no declaration.
+
+        Raises:
+            ValueError: The platform declares none of this kind.
+        """
+        declared = [*([self.computes[stage]] if stage in self.computes else []), self.compute]
+        if kind is None:
+            return declared[0]
+        declared += [*self.computes.values(), LocalCompute()]
+        found = [compute for compute in declared if compute.kind == kind]
+        if not found:
+            raise ValueError(f"the platform declares no compute of kind {kind!r}")
+        return found[0]
