@@ -1,4 +1,4 @@
-"""The two messages that a person gets: a retraining started, and the input is broken. Pure: text in, text out.
+"""The messages that a person gets: a retraining started, the input is broken, a rollout went back. Text in, text out.
 
 Everything else that monitoring decides waits in the ledger until somebody looks; a message for each of it would teach
 people to delete them.
@@ -50,6 +50,37 @@ def of_decision(model: str, decision: Mapping[str, Any], links: Mapping[str, str
     if decision.get("decision") != "broken_input" or decision.get("news") == []:
         return None
     return input_broken(**facts)
+
+
+def of_rollout(model: str, rollout: Mapping[str, Any], links: Mapping[str, str] | None = None) -> Message | None:
+    """The message that a rollout calls for: it went back; None while it goes on, or was kept.
+
+    Whoever asks for the way back knows of it; who waits for the rollout is told.
+
+    Args:
+        model: Name.
+        rollout: Summary of the stage ``rollout``.
+        links: Title to address: the task's log.
+    """
+    if rollout.get("state") != "rolled_back" or rollout.get("mode") == "rollback":
+        return None
+    version, stable = rollout.get("version"), rollout.get("stable")
+    by, why = rollout.get("by"), rollout.get("why")
+    answers = "nobody answers" if stable is None else f"version {stable} answers all requests"
+    return _message(
+        f"[{model}] version {version} was rolled back: {rollout.get('reason')}",
+        f"The rollout of version {version} of {model} was rolled back; {answers}.",
+        {"Model": _version(model, version), "Answers now": answers}
+        | ({"Begun by": f"{by}: {why}" if why else str(by)} if by else {}),
+        (str(rollout.get("reason")),),
+        rollout.get("numbers") or {},
+        {title: link for title, link in (links or {}).items() if link},
+        (
+            "Nothing for the traffic: no request waits for you.",
+            f"See what the record says: airflow-ml status {model}.",
+            f"It is not tried again by itself; by hand: version {version} in the form of {model}_release.",
+        ),
+    )
 
 
 def retraining_started(

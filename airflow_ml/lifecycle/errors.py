@@ -11,17 +11,23 @@ reads in the Airflow log is what the stage said.
     │   ├── BadFile          a landing file: missing, empty, truncated, duplicate rows, header, encoding, type
     │   ├── DataBroken       schema or value skew with severity `fail`
     │   ├── MissingPartition a partition that is needed is not committed
-    │   └── BadTrainingSet   empty, one class, or too few labels
+    │   ├── BadTrainingSet   empty, one class, or too few labels
+    │   ├── BadFields        an online request that does not fit the signature; it says which fields
+    │   └── NotRouted        an online request for an experiment or a version that is not open
     ├── StageError           a stage could not do its work
     │   ├── TrainingFailed   a rank failed
     │   ├── ExportRefused    unknown operator, or parity lost
     │   └── MissingResult    an upstream stage has not run
     ├── ReleaseError
     │   ├── NotReleasable    no gate report bound to this model, or a closed gate
-    │   └── ChampionMoved    compare-and-set failed: somebody else promoted meanwhile
+    │   ├── ChampionMoved    compare-and-set failed: somebody else promoted meanwhile
+    │   ├── RoutingMoved     compare-and-set failed: somebody else routes this model
+    │   ├── RolloutRunning   another version of the model is on its way
+    │   └── RolloutMoved     compare-and-set failed: somebody else moved the rollout on
     ├── ServingError         the model server: unreachable, unknown model, wrong answer
     ├── BaseError            the base: newer format, read-only, disk full
     ├── CommitConflict       another writer committed the same partition from other inputs meanwhile
+    ├── ClusterError         the Kubernetes API server is away, or refuses
     └── JobFailed            a job ended without a result: killed, crashed, lost
 """
 
@@ -97,6 +103,20 @@ class BadTrainingSet(InputError):
     """Empty, one class, or too few labels."""
 
 
+class BadFields(InputError):
+    """An online request that does not fit the model's signature.
+
+    Attributes:
+        fields: What is wrong, one entry a field: ``row``, ``field``, ``problem``.
+    """
+
+    fields: tuple[dict[str, Any], ...] = ()
+
+
+class NotRouted(InputError):
+    """An online request for an experiment or a version that is not open."""
+
+
 class StageError(AirflowMLError):
     """A stage could not do its work."""
 
@@ -125,6 +145,18 @@ class ChampionMoved(ReleaseError):
     """Somebody else promoted meanwhile."""
 
 
+class RoutingMoved(ReleaseError):
+    """Somebody else changed the routing meanwhile."""
+
+
+class RolloutRunning(ReleaseError):
+    """Another version of the model is on its way to its traffic."""
+
+
+class RolloutMoved(ReleaseError):
+    """Somebody else moved the rollout on meanwhile."""
+
+
 class ServingError(AirflowMLError):
     """The model server is unreachable, does not know the model, or answers wrongly."""
 
@@ -135,6 +167,10 @@ class BaseError(AirflowMLError):
 
 class CommitConflict(AirflowMLError):
     """Another writer committed the same partition from other inputs meanwhile."""
+
+
+class ClusterError(AirflowMLError):
+    """The Kubernetes API server is away, or refuses what we ask."""
 
 
 class JobFailed(AirflowMLError):

@@ -14,6 +14,9 @@ from airflow_ml.spec.base import Frozen
 
 Verdict = Literal["passed", "rejected"]
 
+REPORT_TITLES = {"gates": "Gate report", "evaluation": "Evaluation, with plots"}
+"""What a link to a report is called."""
+
 
 class Release(Frozen):
     """What production may load.
@@ -34,6 +37,8 @@ class Release(Frozen):
         metrics: Of the evaluation, by name.
         reasons: Why it was rejected.
         mlflow_run_id: Run that trained it.
+        usage: What its training took: ``gpu_hours``, ``cpu_hours``, ``cost``, ``currency``.
+        reports: Pages that a person reads before saying yes: ``evaluation`` with its plots, ``gates``.
     """
 
     model: str
@@ -51,6 +56,8 @@ class Release(Frozen):
     metrics: dict[str, float | None] = Field(default_factory=dict)
     reasons: tuple[str, ...] = ()
     mlflow_run_id: str = ""
+    usage: dict[str, float | str] = Field(default_factory=dict)
+    reports: dict[str, FileOutput] = Field(default_factory=dict)
 
     @property
     def id(self) -> str:

@@ -17,14 +17,28 @@ FORMAT = 1
 """Version of the protocol and of the base's layout; a reader refuses a newer one."""
 
 
+TRIAL = ".trial"
+"""End of the task id of a trial: the task that searches, and the number of the trial for its map index."""
+
+
 class Coordinates(Frozen):
-    """Which task instance sent a request. Shown and logged; never part of an identity."""
+    """Which task instance sent a request. Shown and logged; never part of an identity.
+
+    Attributes:
+        task_instance: Airflow's id of it, which is another one for each try: who waits for a job.
+    """
 
     dag_id: str
     task_id: str
     run_id: str
     map_index: int = -1
     try_number: int = 1
+    task_instance: str = ""
+
+    @property
+    def trial(self) -> bool:
+        """Whether a search sent it, which reads reports in the log."""
+        return self.task_id.endswith(TRIAL)
 
 
 class JobRequest(Frozen):

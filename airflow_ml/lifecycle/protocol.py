@@ -1,0 +1,16 @@
+"""What a compute and the job that it starts agree on beside the request and the result: files, and exit codes.
+
+The sender's half is `airflow_ml.compute`, the job's `airflow_ml.stages`, and neither imports the other.
+"""
+
+REQUEST = "request.json"
+RESPONSE = "response.json"
+LEASE = "lease"
+"""Empty file whose time says when somebody last waited for the job, where jobs outlive their task."""
+
+FAILED = 1
+"""Exit code of a pod whose stage has said why it failed: the same again would fail the same way."""
+KILLED = 137
+"""Exit code of a container that the kernel ended: its memory was too small."""
+LEFT = 143
+"""128 + SIGTERM, exit code of a pod that was asked to go: it says nothing about the stage."""
