@@ -220,7 +220,7 @@ class LakeTable:
         for number in range(_ATTEMPTS):
             try:
                 if not self.exists():
-                    self._create(schema)
+                    self.create(schema)
                 # One handle for looking and committing: a commit that lands in between makes ours fail, and we look
                 # again.
                 table = self._load(None)
@@ -296,7 +296,8 @@ class LakeTable:
         )
         return self._load(None).version()
 
-    def _create(self, schema: "pa.Schema") -> None:
+    def create(self, schema: "pa.Schema") -> None:
+        """Make the table, without rows, if it is not there."""
         import pyarrow as pa
         from deltalake import DeltaTable
         from deltalake.exceptions import DeltaError

@@ -7,7 +7,6 @@ people: written after the record, and repaired by the next `promote`. Reading im
 without paying for it.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
@@ -15,15 +14,14 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from airflow_ml.lifecycle.errors import AirflowMLError, BaseError, ChampionMoved, NotReleasable
+from airflow_ml.lifecycle.errors import AirflowMLError, ChampionMoved, NotReleasable
 from airflow_ml.lifecycle.gates import GateReport
 from airflow_ml.lifecycle.releases import Release
+from airflow_ml.registry import records
 from airflow_ml.registry.versions import mirror_champion
 from airflow_ml.spec import Platform
 from airflow_ml.spec.base import Frozen
 from airflow_ml.storage import locked, verify, write_atomically
-
-FORMAT = 1
 
 
 class Champion(Frozen):
@@ -148,17 +146,18 @@ def history(platform: Platform, model_name: str) -> tuple[Champion, ...]:
     return _reigns(platform, model_name)[::-1]
 
 
+def before(platform: Platform, model_name: str) -> int | None:
+    """Who was champion before the one that rules was so for the first time; None if nobody was.
+
+    So whoever is brought back is not left for the version that it was brought back from.
+    """
+    reigns = _reigns(platform, model_name)
+    return next((reign.previous for reign in reigns if reign.version == reigns[-1].version), None)
+
+
 def _reigns(platform: Platform, model_name: str) -> tuple[Champion, ...]:
     path = _folder(platform, model_name) / "champions.json"
-    if not path.exists():
-        return ()
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        if data["format"] > FORMAT:
-            raise BaseError(f"format {data['format']}; this package knows {FORMAT}", str(path), "upgrade airflow-ml")
-        return tuple(Champion.model_validate(entry) for entry in data["champions"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise _damaged(path, error) from error
+    return records.read(path, lambda data: tuple(map(Champion.model_validate, data["champions"]))) or ()
 
 
 def promote(
@@ -198,8 +197,8 @@ def promote(
                 promoted_at=datetime.now(UTC).replace(microsecond=0),
             )
             reigns = (*reigns, reign)
-            data = {"format": FORMAT, "champions": [entry.model_dump(mode="json") for entry in reigns]}
-            write_atomically(_folder(platform, release.model) / "champions.json", json.dumps(data, indent=2))
+            path = _folder(platform, release.model) / "champions.json"
+            records.write(path, champions=[entry.model_dump(mode="json") for entry in reigns])
         mirror_champion(platform, release.model, release.version)
     return reigns[-1]
 
@@ -225,12 +224,7 @@ def _read(path: Path) -> Release:
     try:
         return Release.model_validate_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> BaseError:
-    """What nothing else can tell again: a record of what people and gates decided."""
-    return BaseError(f"the record is damaged: {type(error).__name__}", str(path), "restore the file from a backup")
+        raise records.damaged(path, type(error).__name__) from error
 
 
 def _folder(platform: Platform, model_name: str) -> Path:
