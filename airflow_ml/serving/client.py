@@ -1,92 +1,87 @@
-"""Asking a TensorFlow Serving server, over gRPC or REST. Needs no TensorFlow.
+"""Asking a TensorFlow Serving server, over gRPC or REST, with or without an event loop. Needs no TensorFlow.
 
-``connect("grpc://host:8500")`` and ``connect("http://host:8501")`` give the same calls. Every call has a deadline; only
-UNAVAILABLE is tried again, because any other answer would be the same the second time.
+``connect("grpc://host:8500")`` and ``connect("http://host:8501")`` give the same calls, and so does ``connect_async``
+to ``await``. ``grpcs`` and ``https`` are the same through TLS. Every call has a deadline; only UNAVAILABLE is tried
+again, because any other answer would be the same the second time.
 
 Source: https://www.tensorflow.org/tfx/serving/api_rest
 """
 
 from __future__ import annotations
 
+import asyncio
 import time
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from airflow_ml.lifecycle.errors import ServingError
+from airflow_ml.serving.calls import (
+    DEADLINE,
+    RELOAD_DEADLINE,
+    Call,
+    ModelMetadata,
+    Patience,
+    Prediction,
+    Speaker,
+    Target,
+    VersionStatus,
+    arrays_of,
+)
 from airflow_ml.serving.errors import ServerUnreachable
+from airflow_ml.serving.security import Security
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    Array = np.ndarray[Any, Any]
-    Columns = Mapping[str, Array | Sequence[Any]]
+    from airflow_ml.serving.calls import Columns
 
 T = TypeVar("T")
+Connection = TypeVar("Connection")
 
-#: How long a call may take, in seconds, retries included.
-DEADLINE = 10.0
-
-#: Attempts beyond the first when the server is unavailable, and the first pause between them in seconds.
-RETRIES = 3
-PAUSE = 0.1
+_NO_SECURITY = Security()
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """An answer.
+class Transport(Protocol):
+    """Sends calls and waits in the thread."""
 
-    Attributes:
-        outputs: Output name → array. REST does not name a model's only output; it is called ``probability`` here.
-        version: The version that answered; ``None`` where the server does not say (REST).
-    """
+    def send(self, call: Call[T], timeout: float) -> T:
+        """Send it once; what the server refuses is raised as a `ServingError`."""
 
-    outputs: Mapping[str, Array]
-    version: int | None
-
-    @property
-    def probability(self) -> Array:
-        """The output ``probability`` of our models, float32 [n]."""
-        return self.outputs["probability"]
+    def close(self) -> None:
+        """Let the connection go."""
 
 
-@dataclass(frozen=True)
-class VersionStatus:
-    """The state of one version: START, LOADING, AVAILABLE, UNLOADING or END, and what went wrong."""
+class AsyncTransport(Protocol):
+    """Sends calls from an event loop."""
 
-    version: int
-    state: str
-    error_code: str
-    error_message: str
+    async def send(self, call: Call[T], timeout: float) -> T:
+        """Send it once; what the server refuses is raised as a `ServingError`."""
 
-    @property
-    def failed(self) -> bool:
-        """Whether the server gave up loading it; END without an error is an unloaded version."""
-        return self.state == "END" and self.error_code != "OK"
+    async def close(self) -> None:
+        """Let the connection go."""
 
 
-@dataclass(frozen=True)
-class ModelMetadata:
-    """The signature ``serving_default`` of a version: input and output names with their types."""
-
-    version: int
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
-class Client(ABC):
-    """A model server as Python calls. Use it as a context manager.
+class _Connected(Generic[Connection]):
+    """What is known of a server, however one waits for it.
 
     Args:
         address: Where it is.
+        speaker: The protocol.
+        transport: The connection.
         deadline: How long a call may take, in seconds.
     """
 
-    def __init__(self, address: str, deadline: float = DEADLINE) -> None:
+    def __init__(self, address: str, speaker: Speaker, transport: Connection, deadline: float = DEADLINE) -> None:
         self.address = address
         self.deadline = deadline
+        self._speaker = speaker
+        self._transport = transport
+
+    def where(self, model: str, version: int | None = None, label: str | None = None) -> str:
+        """Server, model and version, for messages."""
+        return Target(model, version, label).at(self.address)
+
+
+class Client(_Connected[Transport]):
+    """A model server as Python calls. Use it as a context manager; it may be used by several threads."""
 
     def predict(
         self, model: str, columns: Columns, *, version: int | None = None, label: str | None = None,
@@ -107,57 +102,56 @@ class Client(ABC):
             ServerUnreachable: nobody answered, three retries included.
             ServingTimeout: no answer in time.
         """
-        arrays = {name: _array(values) for name, values in columns.items()}
-        return self._retried(lambda left: self._predict(model, arrays, version, label, left), deadline)
+        return self._ask(self._speaker.predict(Target(model, version, label), arrays_of(columns)), deadline)
 
-    def status(self, model: str, version: int | None = None) -> list[VersionStatus]:
+    def status(self, model: str, version: int | None = None, *, label: str | None = None) -> list[VersionStatus]:
         """The versions of a model that the server knows, newest first; of one version if given.
+
+        A label is looked up first: the server itself would not heed it here.
 
         Raises:
             ModelNotServed: it knows none.
+            RequestRefused: the label is unknown.
         """
-        return self._retried(lambda left: self._status(model, version, left), None)
+        if label is not None:
+            version = self.metadata(model, label=label).version
+        return self._ask(self._speaker.status(Target(model, version)))
 
     def metadata(self, model: str, *, version: int | None = None, label: str | None = None) -> ModelMetadata:
         """What a version takes and gives.
 
         Raises:
             ModelNotServed: it is not there.
+            RequestRefused: the label is unknown.
         """
-        return self._retried(lambda left: self._metadata(model, version, label, left), None)
+        return self._ask(self._speaker.metadata(Target(model, version, label)))
 
-    @abstractmethod
-    def _predict(
-        self, model: str, columns: Mapping[str, Array], version: int | None, label: str | None, timeout: float
-    ) -> Prediction: ...
+    def reload(self, config: Any, deadline: float = RELOAD_DEADLINE) -> None:
+        """Replace the server's whole configuration. gRPC only.
 
-    @abstractmethod
-    def _status(self, model: str, version: int | None, timeout: float) -> list[VersionStatus]: ...
+        Args:
+            config: ``ModelServerConfig``. A model that it leaves out is unloaded.
+            deadline: The server waits for new models; this long at most, in seconds.
 
-    @abstractmethod
-    def _metadata(self, model: str, version: int | None, label: str | None, timeout: float) -> ModelMetadata: ...
+        Raises:
+            RequestRefused: the server keeps its old configuration.
+        """
+        self._ask(self._speaker.reload(config), deadline)
 
-    @abstractmethod
     def close(self) -> None:
         """Let the connection go."""
+        self._transport.close()
 
-    def where(self, model: str, version: int | None = None, label: str | None = None) -> str:
-        """Server, model and version, for messages."""
-        which = f" version {version}" if version is not None else f" label {label}" if label is not None else ""
-        return f"{self.address} model {model}{which}"
-
-    def _retried(self, call: Callable[[float], T], deadline: float | None) -> T:
-        end = time.monotonic() + (self.deadline if deadline is None else deadline)
-        pause = PAUSE
-        for attempt in range(RETRIES + 1):
+    def _ask(self, call: Call[T], deadline: float | None = None) -> T:
+        patience = Patience(self.deadline if deadline is None else deadline)
+        while True:
             try:
-                return call(max(end - time.monotonic(), 0.001))
+                return self._transport.send(call, patience.left)
             except ServerUnreachable:
-                if attempt == RETRIES or time.monotonic() + pause >= end:
+                pause = patience.pause()
+                if pause is None:
                     raise
             time.sleep(pause)
-            pause *= 2
-        raise AssertionError("unreachable")
 
     def __enter__(self) -> Self:
         return self
@@ -168,30 +162,92 @@ class Client(ABC):
         self.close()
 
 
-def connect(url: str, deadline: float = DEADLINE) -> Client:
+class AsyncClient(_Connected[AsyncTransport]):
+    """The same calls to ``await``. Use it as an asynchronous context manager, in one event loop."""
+
+    async def predict(
+        self, model: str, columns: Columns, *, version: int | None = None, label: str | None = None,
+        deadline: float | None = None,
+    ) -> Prediction:  # fmt: skip
+        """As `Client.predict`."""
+        return await self._ask(self._speaker.predict(Target(model, version, label), arrays_of(columns)), deadline)
+
+    async def status(self, model: str, version: int | None = None, *, label: str | None = None) -> list[VersionStatus]:
+        """As `Client.status`."""
+        if label is not None:
+            version = (await self.metadata(model, label=label)).version
+        return await self._ask(self._speaker.status(Target(model, version)))
+
+    async def metadata(self, model: str, *, version: int | None = None, label: str | None = None) -> ModelMetadata:
+        """As `Client.metadata`."""
+        return await self._ask(self._speaker.metadata(Target(model, version, label)))
+
+    async def reload(self, config: Any, deadline: float = RELOAD_DEADLINE) -> None:
+        """As `Client.reload`."""
+        await self._ask(self._speaker.reload(config), deadline)
+
+    async def close(self) -> None:
+        """Let the connection go."""
+        await self._transport.close()
+
+    async def _ask(self, call: Call[T], deadline: float | None = None) -> T:
+        patience = Patience(self.deadline if deadline is None else deadline)
+        while True:
+            try:
+                return await self._transport.send(call, patience.left)
+            except ServerUnreachable:
+                pause = patience.pause()
+                if pause is None:
+                    raise
+            await asyncio.sleep(pause)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def connect(url: str, deadline: float = DEADLINE, security: Security = _NO_SECURITY) -> Client:
     """A client for ``grpc://host:port`` or ``http://host:port``. Nothing is sent yet.
 
+    Args:
+        url: ``grpcs`` and ``https`` go through TLS.
+        deadline: How long a call may take, in seconds.
+        security: Certificates and token.
+
     Raises:
-        ServingError: another scheme.
+        ServingError: another scheme, certificates without TLS, or certificates that cannot be read.
     """
+    scheme, address = _split(url, security)
+    if scheme in ("grpc", "grpcs"):
+        from airflow_ml.serving.grpc_client import GrpcSpeaker, GrpcTransport
+
+        return Client(url, GrpcSpeaker(url), GrpcTransport(address, scheme == "grpcs", security), deadline)
+    from airflow_ml.serving.rest_client import RestSpeaker, RestTransport
+
+    return Client(url, RestSpeaker(url), RestTransport(url, security), deadline)
+
+
+def connect_async(url: str, deadline: float = DEADLINE, security: Security = _NO_SECURITY) -> AsyncClient:
+    """As `connect`, for an event loop."""
+    scheme, address = _split(url, security)
+    if scheme in ("grpc", "grpcs"):
+        from airflow_ml.serving.grpc_client import AsyncGrpcTransport, GrpcSpeaker
+
+        return AsyncClient(url, GrpcSpeaker(url), AsyncGrpcTransport(address, scheme == "grpcs", security), deadline)
+    from airflow_ml.serving.async_rest_client import AsyncRestTransport
+    from airflow_ml.serving.rest_client import RestSpeaker
+
+    return AsyncClient(url, RestSpeaker(url), AsyncRestTransport(url, security), deadline)
+
+
+def _split(url: str, security: Security) -> tuple[str, str]:
     scheme, _, address = url.partition("://")
-    if scheme == "grpc" and address:
-        from airflow_ml.serving.grpc_client import GrpcClient
-
-        return GrpcClient(address, deadline)
-    if scheme in ("http", "https") and address:
-        from airflow_ml.serving.rest_client import RestClient
-
-        return RestClient(url.rstrip("/"), deadline)
-    raise ServingError("not the address of a model server", url, "write it grpc://host:8500 or http://host:8501")
-
-
-def _array(values: Any) -> Array:
-    import numpy as np
-
-    array = np.asarray(values)
-    if array.dtype.kind == "f":
-        return array.astype(np.float32, copy=False)
-    if array.dtype.kind in "iu":
-        return array.astype(np.int64, copy=False)
-    return array
+    if scheme not in ("grpc", "grpcs", "http", "https") or not address:
+        raise ServingError("not the address of a model server", url, "write it grpc://host:8500 or http://host:8501")
+    if security.tls and scheme in ("grpc", "http"):
+        raise ServingError("certificates are given, but the connection is not encrypted", url, f"write {scheme}s://")
+    return scheme, address

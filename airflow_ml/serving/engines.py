@@ -38,6 +38,7 @@ class GraphRuntime:
         session: ``tf.compat.v1.Session``.
         graph: ``tf.Graph``.
         config: ``tf.compat.v1.ConfigProto``.
+        options: TensorFlow's ``CallableOptions``.
         load: ``tf.compat.v1.saved_model.loader.load``.
         records: ``tf.compat.v1.io.tf_record_iterator``.
     """
@@ -45,6 +46,7 @@ class GraphRuntime:
     session: Any
     graph: Any
     config: Any
+    options: Any
     load: Any
     records: Any
 
@@ -88,6 +90,7 @@ def _graph_runtime() -> GraphRuntime:
         session=found("python.client.session", "Session"),
         graph=found("python.framework.ops", "Graph"),
         config=found("core.protobuf.config_pb2", "ConfigProto"),
+        options=found("core.protobuf.config_pb2", "CallableOptions"),
         load=found("python.saved_model.loader_impl", "load"),
         records=found("python.lib.io.tf_record", "tf_record_iterator"),
     )

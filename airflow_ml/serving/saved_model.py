@@ -1,7 +1,8 @@
 """A SavedModel in this process: its signatures, and a fast way to run them.
 
 It is loaded the way the model server loads it, as a graph in a session. A call costs some ten microseconds, where the
-Python objects of ``tf.saved_model.load`` cost hundreds; and closing the session gives the memory back.
+Python objects of ``tf.saved_model.load`` cost hundreds; and closing the session gives the memory back. As in the model
+server, types are compared with the signature, and shapes are left to the graph.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 #: The signature that is served when a request names none.
 DEFAULT_SIGNATURE = "serving_default"
+
+#: Source: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/protobuf/config.proto (RunOptions)
+_CALLERS_THREAD = -1
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class SavedModel:
     """
 
     def __init__(self, path: Path | str, threads: int = 0) -> None:
-        runtime = graph_runtime()
+        self._runtime = runtime = graph_runtime()
         self.path = Path(path)
         self._session = runtime.session(
             graph=runtime.graph(),
@@ -84,13 +88,14 @@ class SavedModel:
             if not name.startswith("__saved_model")
         }
         self.signature_defs = {name: d.SerializeToString() for name, d in meta.signature_def.items()}
-        self._callables: dict[tuple[str, tuple[str, ...]], Callable[..., list[Any]]] = {}
+        self._callables: dict[tuple[str, tuple[str, ...], bool], Callable[..., list[Any]]] = {}
 
     def run(
         self,
         inputs: Mapping[str, np.ndarray[Any, Any]],
         signature: str = DEFAULT_SIGNATURE,
         outputs: Sequence[str] = (),
+        inline: bool = False,
     ) -> dict[str, np.ndarray[Any, Any]]:
         """Run a signature.
 
@@ -98,17 +103,35 @@ class SavedModel:
             inputs: All inputs of the signature, in its types and shapes.
             signature: Which entry point.
             outputs: Names of the wanted outputs; all if empty.
+            inline: Run all operators in the calling thread: handing a small one over to another thread costs more than
+                the operator.
         """
         definition = self.signatures[signature]
         wanted = tuple(outputs) or tuple(definition.outputs)
-        run = self._callables.get((signature, wanted))
+        run = self._callables.get((signature, wanted, inline))
         if run is None:  # made twice by two threads at once does no harm
-            run = self._session.make_callable(
-                [definition.outputs[name].tensor for name in wanted],
-                feed_list=[info.tensor for info in definition.inputs.values()],
-            )
-            self._callables[signature, wanted] = run
+            run = self._callables[signature, wanted, inline] = self.prepared(definition, wanted, inline)
         return dict(zip(wanted, run(*(inputs[name] for name in definition.inputs)), strict=True))
+
+    def prepared(self, definition: Signature, wanted: Sequence[str], inline: bool) -> Callable[..., list[Any]]:
+        """A prepared run: `Session.make_callable` looks everything up anew at each call once there is an input.
+
+        Args:
+            definition: The signature.
+            wanted: Names of outputs.
+            inline: As in `run`.
+
+        Returns:
+            A function of the inputs, in the order of the signature, that gives the outputs.
+        """
+        options = self._runtime.options(
+            feed=[info.tensor for info in definition.inputs.values()],
+            fetch=[definition.outputs[name].tensor for name in wanted],
+        )
+        if inline:
+            options.run_options.inter_op_thread_pool = _CALLERS_THREAD
+        run: Callable[..., list[Any]] = self._session._make_callable_from_options(options)
+        return run
 
     def close(self) -> None:
         """Free the weights. Calls in flight end first."""

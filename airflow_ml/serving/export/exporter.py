@@ -186,7 +186,7 @@ def _read_signature(
 
 def _write_warmup(path: Path, requests: Sequence[GoldenRequest]) -> None:
     from airflow_ml.serving.protos.messages import PredictionLog
-    from airflow_ml.serving.protos.tensors import to_proto
+    from airflow_ml.serving.protos.tensors import fill
 
     path.parent.mkdir(parents=True, exist_ok=True)
     with tensorflow().io.TFRecordWriter(str(path)) as writer:
@@ -195,5 +195,5 @@ def _write_warmup(path: Path, requests: Sequence[GoldenRequest]) -> None:
             request = log.predict_log.request
             request.model_spec.signature_name = DEFAULT_SIGNATURE
             for name, column in golden.columns().items():
-                request.inputs[name].CopyFrom(to_proto(column))
+                fill(column, request.inputs[name])
             writer.write(log.SerializeToString(deterministic=True))

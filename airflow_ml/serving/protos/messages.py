@@ -43,6 +43,7 @@ def enum_numbers(full_name: str) -> dict[str, int]:
 
 TensorProto = message("tensorflow.TensorProto")
 SignatureDef = message("tensorflow.SignatureDef")
+Example = message("tensorflow.Example")
 ModelSpec = message("tensorflow.serving.ModelSpec")
 PredictRequest = message("tensorflow.serving.PredictRequest")
 PredictResponse = message("tensorflow.serving.PredictResponse")
@@ -50,6 +51,12 @@ PredictionLog = message("tensorflow.serving.PredictionLog")
 GetModelMetadataRequest = message("tensorflow.serving.GetModelMetadataRequest")
 GetModelMetadataResponse = message("tensorflow.serving.GetModelMetadataResponse")
 SignatureDefMap = message("tensorflow.serving.SignatureDefMap")
+ClassificationRequest = message("tensorflow.serving.ClassificationRequest")
+ClassificationResponse = message("tensorflow.serving.ClassificationResponse")
+RegressionRequest = message("tensorflow.serving.RegressionRequest")
+RegressionResponse = message("tensorflow.serving.RegressionResponse")
+MultiInferenceRequest = message("tensorflow.serving.MultiInferenceRequest")
+MultiInferenceResponse = message("tensorflow.serving.MultiInferenceResponse")
 GetModelStatusRequest = message("tensorflow.serving.GetModelStatusRequest")
 GetModelStatusResponse = message("tensorflow.serving.GetModelStatusResponse")
 ModelVersionStatus = message("tensorflow.serving.ModelVersionStatus")
@@ -65,10 +72,21 @@ ERROR_CODES = enum_numbers("tensorflow.error.Code")
 _PREDICTION = "/tensorflow.serving.PredictionService/"
 _MODEL = "/tensorflow.serving.ModelService/"
 
-#: gRPC path → (request class, response class), for client and server alike.
+#: gRPC path → (request class, response class): what the server speaks.
 METHODS: dict[str, tuple[Any, Any]] = {
     f"{_PREDICTION}Predict": (PredictRequest, PredictResponse),
+    f"{_PREDICTION}Classify": (ClassificationRequest, ClassificationResponse),
+    f"{_PREDICTION}Regress": (RegressionRequest, RegressionResponse),
+    f"{_PREDICTION}MultiInference": (MultiInferenceRequest, MultiInferenceResponse),
     f"{_PREDICTION}GetModelMetadata": (GetModelMetadataRequest, GetModelMetadataResponse),
     f"{_MODEL}GetModelStatus": (GetModelStatusRequest, GetModelStatusResponse),
     f"{_MODEL}HandleReloadConfigRequest": (ReloadConfigRequest, ReloadConfigResponse),
 }
+
+#: Those of them that the client asks.
+CLIENT_METHODS = (
+    f"{_PREDICTION}Predict",
+    f"{_PREDICTION}GetModelMetadata",
+    f"{_MODEL}GetModelStatus",
+    f"{_MODEL}HandleReloadConfigRequest",
+)

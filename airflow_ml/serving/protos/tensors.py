@@ -8,6 +8,8 @@ Source: https://github.com/tensorflow/tensorflow/blob/master/tensorflow/core/fra
 
 from __future__ import annotations
 
+import math
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_ml.serving.protos.messages import DATA_TYPES, TensorProto
@@ -41,32 +43,61 @@ def type_name(data_type: int) -> str:
     return "string" if data_type == STRING else _NUMPY_OF.get(data_type, _NAME_OF.get(data_type, str(data_type)))
 
 
+def tensorflow_name(data_type: int) -> str:
+    """``float``, ``int64``, ``string`` …: a ``DataType`` number as TensorFlow's messages write it."""
+    return _NAME_OF.get(data_type, str(data_type)).removeprefix("DT_").lower()
+
+
 def numpy_type(data_type: int) -> str | None:
     """The numpy dtype of a ``DataType`` number; ``object`` for strings, ``None`` for what we do not carry."""
     return "object" if data_type == STRING else _NUMPY_OF.get(data_type)
 
 
 def to_proto(array: np.ndarray[Any, Any]) -> Any:
-    """``array`` as a ``TensorProto``. Objects and strings become ``DT_STRING``, ``None`` the empty string.
+    """``array`` as a ``TensorProto``; see `fill`."""
+    proto = TensorProto()
+    fill(array, proto)
+    return proto
+
+
+def fill(array: np.ndarray[Any, Any], proto: Any) -> None:
+    """Fill an empty ``proto`` with ``array``. Objects and strings become ``DT_STRING``, ``None`` the empty string.
 
     Raises:
         TypeError: the dtype has no counterpart.
     """
-    proto = TensorProto()
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if array.dtype.kind in "OUS":
         proto.dtype = STRING
         proto.string_val.extend(_as_bytes(value) for value in array.ravel().tolist())
-        return proto
-    number = _NUMBER_OF.get(array.dtype.name)
+        return
+    number = _number_of(array.dtype)
     if number is None:
         raise TypeError(
             f"an array of {array.dtype} cannot be sent to a model server; cast it to float32, int64 or strings"
         )
     proto.dtype = number
-    proto.tensor_content = array.astype(array.dtype.newbyteorder("<"), copy=False).tobytes()
-    return proto
+    proto.tensor_content = array.astype(little_endian(number), copy=False).tobytes()
+
+
+def to_field_proto(array: np.ndarray[Any, Any], proto: Any) -> None:
+    """Fill ``proto`` with ``array`` in typed fields (``float_val`` …), as the real server answers.
+
+    Raises:
+        TypeError: the dtype has no counterpart.
+    """
+    for size in array.shape:
+        proto.tensor_shape.dim.add(size=size)
+    if array.dtype.kind in "OUS":
+        proto.dtype = STRING
+        proto.string_val.extend(_as_bytes(value) for value in array.ravel().tolist())
+        return
+    number = _number_of(array.dtype)
+    if number is None:
+        raise TypeError(f"an array of {array.dtype} cannot be sent by this server")
+    proto.dtype = number
+    getattr(proto, _FIELD_OF[number]).extend(array.ravel().tolist())
 
 
 def to_numpy(proto: Any) -> np.ndarray[Any, Any]:
@@ -77,24 +108,41 @@ def to_numpy(proto: Any) -> np.ndarray[Any, Any]:
     """
     import numpy as np
 
-    shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-    count = 1
-    for size in shape:
-        count *= size
-    if proto.dtype == STRING:
-        values = np.empty(len(proto.string_val), dtype=object)
-        values[:] = list(proto.string_val)
-    elif (name := _NUMPY_OF.get(proto.dtype)) is None:
-        raise ValueError(f"tensor of type {type_name(proto.dtype)} is not supported")
-    elif proto.tensor_content:
-        values = np.frombuffer(proto.tensor_content, dtype=np.dtype(name).newbyteorder("<"))
+    number = proto.dtype
+    if number == STRING:
+        strings = list(proto.string_val)
+        values = np.empty(len(strings), dtype=object)
+        values[:] = strings
+    elif number not in _NUMPY_OF:
+        raise ValueError(f"tensor of type {type_name(number)} is not supported")
+    elif content := proto.tensor_content:
+        values = np.frombuffer(content, little_endian(number))
     else:
-        values = np.array(getattr(proto, _FIELD_OF[proto.dtype]), dtype=name)
+        values = np.array(getattr(proto, _FIELD_OF[number]), dtype=_NUMPY_OF[number])
+    dims = proto.tensor_shape.dim
+    if len(dims) == 1 and dims[0].size == len(values):  # by far the most, and each look at a message costs
+        return values
+    shape = [dim.size for dim in dims]
+    count = math.prod(shape)
     if 0 < len(values) < count:  # trailing equal values are left out: the last one given stands for the rest
         values = np.concatenate([values, np.repeat(values[-1:], count - len(values))])
     if len(values) != count:
-        raise ValueError(f"tensor of shape {list(shape)} needs {count} values, got {len(values)}")
+        raise ValueError(f"tensor of shape {shape} needs {count} values, got {len(values)}")
     return values.reshape(shape)
+
+
+@cache
+def _number_of(dtype: np.dtype[Any]) -> int | None:
+    """The ``DataType`` number of a numpy dtype, of which numpy works out the name anew each time it is asked."""
+    return _NUMBER_OF.get(dtype.name)
+
+
+@cache
+def little_endian(data_type: int) -> np.dtype[Any]:
+    """The numpy dtype of a number's bytes in ``tensor_content``."""
+    import numpy as np
+
+    return np.dtype(_NUMPY_OF[data_type]).newbyteorder("<")
 
 
 def as_text_list(array: np.ndarray[Any, Any]) -> list[str]:

@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from airflow_ml.serving.server import flags as command_line
@@ -32,10 +31,13 @@ def main(argv: Sequence[str]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    from airflow_ml.serving.server import grpc_api, rest_api
+    from airflow_ml.serving.server import rest_api
     from airflow_ml.serving.server.core import Core
+    from airflow_ml.serving.server.grpc_api import GrpcServer
     from airflow_ml.serving.server.status import of_exception
 
+    for name in command_line.unheeded(flags):
+        log.warning("--%s is not heeded by this stand-in", name)
     core = Core(flags)
     rest, rest_port = None, 0
     try:
@@ -43,22 +45,21 @@ def main(argv: Sequence[str]) -> int:
         if stop.is_set():
             core.close()
             return 0
-        grpc_server, grpc_port = grpc_api.start(core, f"{flags.host}:{flags.port}")
+        grpc_server = GrpcServer(core, flags)
         if flags.rest_api_port >= 0:
-            rest, rest_port = rest_api.start(core, flags.host, flags.rest_api_port)
+            rest, rest_port = rest_api.start(core, flags)
     except Exception as error:
         status = of_exception(error)
         print(f"Failed to start server. Error: {status.code.name}: {status.message}", file=sys.stderr, flush=True)
         core.close()
         return 1
-    where = f"grpc {flags.host}:{grpc_port}" + (f" rest {flags.host}:{rest_port}" if rest else "")
+    where = f"grpc {flags.host}:{grpc_server.port}" + (f" rest {flags.host}:{rest_port}" if rest else "")
     print(f"airflow-ml model server (stand-in for tensorflow_model_server) ready: {where}", flush=True)
     _poll_config(core, flags, stop)
     log.info("stopping")
-    stopped = grpc_server.stop(GRACE)
     if rest is not None:
         rest.shutdown()
-    stopped.wait(GRACE + 1)
+    grpc_server.stop(GRACE)
     core.close()
     return 0
 
@@ -84,14 +85,11 @@ def _start(core: Any, flags: Flags, stop: threading.Event) -> None:
 
 def _read_config(flags: Flags) -> Any:
     from airflow_ml.serving.server import config
-    from airflow_ml.serving.server.status import Code, StatusError
+    from airflow_ml.serving.server.options import read_text
 
     if not flags.model_config_file:
         return config.single(flags.model_name, flags.model_base_path)
-    try:
-        return config.parse(Path(flags.model_config_file).read_text())
-    except OSError as error:
-        raise StatusError(Code.NOT_FOUND, f"{flags.model_config_file}: {error.strerror}") from error
+    return config.parse(read_text(flags.model_config_file))
 
 
 def _poll_config(core: Any, flags: Flags, stop: threading.Event) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from airflow_ml.serving.protos.messages import (
@@ -9,30 +12,81 @@ from airflow_ml.serving.protos.messages import (
     VERSION_STATES,
     GetModelMetadataResponse,
     GetModelStatusResponse,
-    PredictResponse,
     ReloadConfigResponse,
     SignatureDef,
     SignatureDefMap,
 )
-from airflow_ml.serving.protos.tensors import to_proto
 from airflow_ml.serving.server.core import Core
-from airflow_ml.serving.server.status import Code, invalid
+from airflow_ml.serving.server.servable import Servable
+from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
 
 _METADATA = "signature_def"
 
 
-def predict(core: Core, request: Any) -> Any:
-    """Answer a ``PredictRequest``."""
-    spec = request.model_spec
-    with core.borrow(spec) as (version, servable):
-        outputs = servable.predict(request.inputs, spec.signature_name, list(request.output_filter))
-        response = PredictResponse()
-        response.model_spec.name = spec.name
-        response.model_spec.version.value = version
-        response.model_spec.signature_name = servable.signature(spec.signature_name).name
-    for name, array in outputs.items():
-        response.outputs[name].CopyFrom(to_proto(array))
-    return response
+INFERENCES: Mapping[str, Callable[[Servable, Any], Any]] = {
+    "Predict": Servable.predict,
+    "Classify": Servable.classify,
+    "Regress": Servable.regress,
+    "MultiInference": Servable.multi_inference,
+}
+"""gRPC's names of the calls that ask a version."""
+
+
+def spec_of(request: Any) -> Any:
+    """The ``ModelSpec`` of an inference; of several tasks, the first one's, which all must share.
+
+    Raises:
+        StatusError: the tasks name none, or several models.
+    """
+    if not hasattr(request, "tasks"):
+        return request.model_spec
+    names = [task.model_spec.name for task in request.tasks]
+    if not names:
+        raise invalid("At least one task is needed in a MultiInferenceRequest.")
+    if not all(names):
+        raise invalid("Found ModelSpec with an empty model name.")
+    if len(set(names)) > 1:
+        raise invalid("All ModelSpecs in a MultiInferenceRequest must access the same model name.")
+    return request.tasks[0].model_spec
+
+
+@contextmanager
+def measured(core: Core, model: str, api: str, entrypoint: str) -> Iterator[None]:
+    """Count a request: its status always, its time if it was answered."""
+    began = time.perf_counter()
+    try:
+        yield
+    except Exception as error:
+        core.metrics.requests.add(model, of_exception(error).code.name)
+        raise
+    core.metrics.latency.observe((time.perf_counter() - began) * 1e6, model, api, entrypoint)
+    core.metrics.requests.add(model, Code.OK.name)
+
+
+def predict_together(core: Core, requests: Sequence[Any]) -> list[Any]:
+    """Answer several ``PredictRequest`` of one ``ModelSpec``: each answer, or the error in its place.
+
+    What does not fit together, or fails together, is asked one by one: nobody's mistake is another's.
+
+    Raises:
+        StatusError: no such model, version or label.
+    """
+    with core.lend(requests[0].model_spec) as servable:
+        if len(requests) > 1:
+            try:
+                answers = servable.predict_together(requests)
+            except StatusError:
+                answers = None
+            if answers is not None:
+                return answers
+        return [_or_error(servable, request) for request in requests]
+
+
+def _or_error(servable: Servable, request: Any) -> Any:
+    try:
+        return servable.predict(request)
+    except StatusError as error:
+        return error
 
 
 def get_model_metadata(core: Core, request: Any) -> Any:
@@ -45,11 +99,11 @@ def get_model_metadata(core: Core, request: Any) -> Any:
         if name != _METADATA:
             raise invalid(f"Metadata field {name} is not supported")
     response, signatures = GetModelMetadataResponse(), SignatureDefMap()
-    with core.borrow(request.model_spec) as (version, servable):
+    with core.lend(request.model_spec) as servable:
         for name, definition in servable.signature_defs.items():
             signatures.signature_def[name].CopyFrom(SignatureDef.FromString(definition))
+        response.model_spec.version.value = servable.number
     response.model_spec.name = request.model_spec.name
-    response.model_spec.version.value = version
     response.metadata[_METADATA].Pack(signatures)
     return response
 

@@ -5,6 +5,7 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/con
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -68,6 +69,10 @@ def models_of(config: Any) -> dict[str, ServedModel]:
             raise invalid("Invalid ModelConfig: both name and base_path are needed")
         if entry.name in models:
             raise invalid(f"Illegal to list model {entry.name} multiple times in config list")
+        if not os.path.isabs(entry.base_path):
+            raise invalid(
+                f"Expected model {entry.name} to have an absolute path or URI; got base_path()={entry.base_path}"
+            )
         if entry.model_platform not in ("", "tensorflow"):
             raise invalid(f"Model {entry.name} requests unsupported platform {entry.model_platform}")
         if not entry.model_platform and not entry.model_type:
@@ -98,7 +103,9 @@ def parse(text: str) -> Any:
     try:
         return text_format.Parse(text, ModelServerConfig())
     except text_format.ParseError as error:
-        raise StatusError(Code.INVALID_ARGUMENT, f"Invalid protobuf file: {error}") from error
+        raise StatusError(
+            Code.INVALID_ARGUMENT, f"Error parsing text-format {ModelServerConfig.DESCRIPTOR.full_name}: {error}"
+        ) from error
 
 
 def single(name: str, base_path: str) -> Any:

@@ -2,7 +2,8 @@
 
 One thread looks at config and folders and decides (:mod:`.versions`); loads and unloads run in threads of their own, so
 that a slow or broken version holds up nobody else. A request borrows a version for as long as it runs; a version is
-freed when its last borrower is done.
+freed when its last borrower is done. A version that is not quick has threads of its own, which its requests fill before
+they would fill anybody else's.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,13 +21,17 @@ from typing import Any
 from airflow_ml.serving.server import versions
 from airflow_ml.serving.server.config import ServedModel, models_of
 from airflow_ml.serving.server.flags import Flags
+from airflow_ml.serving.server.loan import Loan
+from airflow_ml.serving.server.metrics import Metrics
 from airflow_ml.serving.server.servable import Servable
 from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
 from airflow_ml.serving.server.versions import State
+from airflow_ml.serving.server.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
 _LOADERS = 2
+_THREADS_OF_A_VERSION = 8
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class _Version:
         self.status = VersionStatus(State.START)
         self.servable: Servable | None = None
         self.borrowers = 0
+        self.pool = ThreadPoolExecutor(_THREADS_OF_A_VERSION, thread_name_prefix="version")  # threads start when used
 
 
 class Core:
@@ -54,15 +59,21 @@ class Core:
 
     Args:
         flags: The server's flags.
+
+    Attributes:
+        metrics: What it counts.
     """
 
     def __init__(self, flags: Flags) -> None:
         self._flags = flags
+        self.metrics = Metrics()
+        self._configured = False
         self._changed = threading.Condition()
         self._reloading = threading.Lock()
         self._models: dict[str, ServedModel] = {}
         self._labels: dict[str, dict[str, int]] = {}
         self._versions: dict[str, dict[int, _Version]] = {}
+        self._aspired: dict[str, set[int]] = {}
         self._empty: set[str] = set()
         self._history: dict[str, dict[int, VersionStatus]] = {}
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
@@ -84,14 +95,20 @@ class Core:
             StatusError: the config is refused and the old one stays; or a new model did not become available.
         """
         with self._reloading:
-            models = models_of(config)
             if not config.WhichOneof("config"):
+                if self._configured:
+                    raise StatusError(
+                        Code.FAILED_PRECONDITION,
+                        "Cannot transition to requested config. It is only legal to transition from one "
+                        "ModelConfigList to another.",
+                    )
                 log.info("taking no action for empty config")
                 return
+            models = models_of(config)
             labels = self._checked_labels(models)
             with self._changed:
                 new = [name for name in models if name not in self._models]
-                self._models, self._labels = models, labels
+                self._models, self._labels, self._configured = models, labels, True
             self.poll()
             self._wait_for(new, timeout)
 
@@ -114,17 +131,22 @@ class Core:
             states = [v.status.state for v in self._versions.get(name, {}).values()]
             return State.AVAILABLE in states or bool(states and all(state is State.END for state in states))
 
+        def available(name: str) -> bool:
+            return any(v.status.state is State.AVAILABLE for v in self._versions.get(name, {}).values())
+
         with self._changed:
             done = self._changed.wait_for(lambda: self._closing.is_set() or all(map(settled, names)), timeout)
-            missing = [
-                name
-                for name in names
-                if not any(v.status.state is State.AVAILABLE for v in self._versions.get(name, {}).values())
+            missing = [name for name in names if not available(name)]
+            failed = [
+                f"{{{{name: {name} version: {number}}} due to error: {version.status.code.name}: "
+                f"{version.status.message}}}, "
+                for name in missing
+                for number, version in self._versions.get(name, {}).items()
             ]
         if not done:
             raise StatusError(Code.DEADLINE_EXCEEDED, f"models did not load in time: {', '.join(missing)}")
         if missing:
-            raise StatusError(Code.UNKNOWN, f"Some models did not become available: {{{', '.join(missing)}}}")
+            raise StatusError(Code.UNKNOWN, f"{len(missing)} model(s) did not become available: {{{''.join(failed)}}}")
 
     # --- versions -----------------------------------------------------------------------------------------------------
 
@@ -157,6 +179,7 @@ class Core:
                     return
                 aspired[model.name] = model.policy.aspired(names)
                 self._warn_of_nothing(model, aspired[model.name])
+            self._aspired = {name: set(numbers) for name, numbers in aspired.items()}
             for name in {*self._versions, *aspired}:
                 self._advance(name, aspired.get(name, {}))
             self._changed.notify_all()
@@ -171,8 +194,10 @@ class Core:
     def _advance(self, name: str, aspired: Mapping[int, str]) -> None:
         live = self._versions.setdefault(name, {})
         states = {number: version.status.state for number, version in live.items()}
-        for number in versions.to_forget(aspired, states):
+        failed = [number for number, version in live.items() if version.status.code is not Code.OK]
+        for number in versions.to_forget(aspired, states, failed):
             self._history.setdefault(name, {})[number] = live.pop(number).status
+            del states[number]
         for number in versions.to_load(aspired, states):
             version = _Version(Path(self._models[name].base_path) / aspired[number])
             live[number] = version
@@ -181,27 +206,55 @@ class Core:
             self._set(name, number, live[number], VersionStatus(State.UNLOADING))
             threading.Thread(target=self._unload, args=(name, number, live[number]), daemon=True).start()
 
-    def _load(self, name: str, number: int, version: _Version) -> None:
+    def _load(self, name: str, number: int, version: _Version, attempt: int = 1) -> None:
         attempts = max(self._flags.max_num_load_retries, 0) + 1
         self._set(name, number, version, VersionStatus(State.LOADING))
-        for attempt in range(1, attempts + 1):
-            try:
-                servable = Servable(version.path, self._flags.enable_model_warmup)
-            except Exception as error:
-                problem = of_exception(error)
-                log.error(
-                    "loading %s version %d failed (attempt %d of %d): %s", name, number, attempt, attempts, problem
+        try:
+            servable = self._loaded(version.path, number)
+        except Exception as error:
+            problem = of_exception(error)
+            log.error("loading %s version %d failed (attempt %d of %d): %s", name, number, attempt, attempts, problem)
+            if attempt < attempts and version.path.is_dir() and not self._closing.is_set():
+                # the loader goes on with other versions meanwhile
+                again = threading.Timer(
+                    self._flags.load_retry_interval_micros / 1e6, self._retry, (name, number, version, attempt + 1)
                 )
-            else:
-                with self._changed:
-                    version.servable = servable
-                    self._set(name, number, version, VersionStatus(State.AVAILABLE))
-                log.info("successfully loaded servable version {name: %s version: %d}", name, number)
+                again.daemon = True
+                again.start()
                 return
-            pause = self._flags.load_retry_interval_micros / 1e6
-            if attempt < attempts and (self._closing.wait(pause) or not version.path.is_dir()):
-                break
-        self._set(name, number, version, VersionStatus(State.END, problem.code, problem.message))
+            self._set(name, number, version, VersionStatus(State.END, problem.code, problem.message))
+            return
+        with self._changed:
+            version.servable = servable
+            self._set(name, number, version, VersionStatus(State.AVAILABLE))
+        log.info("successfully loaded servable version {name: %s version: %d}", name, number)
+
+    def _retry(self, name: str, number: int, version: _Version, attempt: int) -> None:
+        with self._changed:
+            wanted = number in self._aspired.get(name, ())
+        if self._closing.is_set():
+            return
+        if wanted:
+            self._loaders.submit(self._load, name, number, version, attempt)
+        else:  # it may be wanted again, so this is no failure
+            self._set(name, number, version, VersionStatus(State.END))
+
+    def _loaded(self, path: Path, number: int) -> Servable:
+        began = time.perf_counter()
+        try:
+            servable = Servable(path, number, self.metrics)
+            try:
+                if self._flags.enable_model_warmup:
+                    warm_up(servable, path, self.metrics)
+            except BaseException:
+                servable.close()
+                raise
+        except Exception:
+            self.metrics.loads.add(str(path), "fail")
+            raise
+        self.metrics.loads.add(str(path), "success")
+        self.metrics.load_time.add(str(path), by=int((time.perf_counter() - began) * 1e6))
+        return servable
 
     def _unload(self, name: str, number: int, version: _Version) -> None:
         with self._changed:
@@ -209,6 +262,7 @@ class Core:
             servable, version.servable = version.servable, None
         if servable is not None:
             servable.close()
+        version.pool.shutdown(wait=False)
         self._set(name, number, version, VersionStatus(State.END))
         log.info("done unloading servable version {name: %s version: %d}", name, number)
 
@@ -223,41 +277,36 @@ class Core:
 
     # --- requests -----------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def borrow(self, spec: Any) -> Iterator[tuple[int, Servable]]:
-        """The version that answers a ``ModelSpec``, held while the request runs.
+    def lend(self, spec: Any) -> Loan:
+        """The version that answers a ``ModelSpec``, held until the loan is given back.
 
         Raises:
             StatusError: no such model, version or label.
         """
         with self._changed:
-            number, version = self._find(spec)
+            version = self._find(spec)
             version.borrowers += 1
-            servable = version.servable
-        assert servable is not None
-        try:
-            yield number, servable
-        finally:
-            with self._changed:
-                version.borrowers -= 1
-                if not version.borrowers:
-                    self._changed.notify_all()
+            assert version.servable is not None
+            return Loan(version.servable, version.pool, lambda: self._back(version))
 
-    def _find(self, spec: Any) -> tuple[int, _Version]:
+    def _back(self, version: _Version) -> None:
+        with self._changed:
+            version.borrowers -= 1
+            if not version.borrowers:
+                self._changed.notify_all()
+
+    def _find(self, spec: Any) -> _Version:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         wanted = self.version_of(spec)
-        available = {
-            number: version
-            for number, version in self._versions.get(spec.name, {}).items()
-            if version.status.state is State.AVAILABLE
-        }
-        if wanted is None and available:
-            wanted = max(available)
-        if wanted is None or wanted not in available:
+        live = self._versions.get(spec.name, {})
+        if wanted is None:
+            wanted = max((n for n, v in live.items() if v.status.state is State.AVAILABLE), default=None)
+        version = None if wanted is None else live.get(wanted)
+        if version is None or version.status.state is not State.AVAILABLE:
             asked = f"Latest({spec.name})" if wanted is None else f"Specific({spec.name}, {wanted})"
             raise StatusError(Code.NOT_FOUND, f"Servable not found for request: {asked}")
-        return wanted, available[wanted]
+        return version
 
     def version_of(self, spec: Any) -> int | None:
         """The version that a ``ModelSpec`` names by number or label; ``None`` if it names none.

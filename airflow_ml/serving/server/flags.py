@@ -38,6 +38,39 @@ class Flags:
     max_num_load_retries: int = _flag(5, "more attempts after a version failed to load")
     load_retry_interval_micros: int = _flag(60_000_000, "the wait between them, in microseconds")
     enable_model_warmup: bool = _flag(True, "run the requests in assets.extra before a version is available")
+    monitoring_config_file: str = _flag("", "MonitoringConfig as text: whether and where REST shows Prometheus metrics")
+    rest_api_timeout_in_ms: int = _flag(30_000, "how long a REST request may run")
+    grpc_socket_path: str = _flag("", "a Unix socket to listen on, too")
+    grpc_channel_arguments: str = _flag("", "arguments of the gRPC server: key=value, separated by commas")
+    ssl_config_file: str = _flag("", "SSLConfig as text: TLS, and mutual TLS, for gRPC")
+    enable_batching: bool = _flag(
+        False, "run predict requests that arrive together in one call; nobody waits for company"
+    )
+    batching_parameters_file: str = _flag("", "taken and not heeded")
+
+
+#: What is taken so that a command line of TF Serving starts here, and has no meaning here.
+UNHEEDED = ("batching_parameters_file",)
+
+
+def unheeded(flags: Flags) -> list[str]:
+    """The flags that were given and have no meaning here."""
+    return [name for name in UNHEEDED if getattr(flags, name) != getattr(Flags(), name)]
+
+
+def channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    """``grpc_channel_arguments`` as gRPC takes them: whole numbers as numbers.
+
+    Raises:
+        ValueError: one of them is not of the form ``key=value``.
+    """
+    found: list[tuple[str, int | str]] = []
+    for argument in filter(None, text.split(",")):
+        key, equals, value = argument.partition("=")
+        if not equals:
+            raise ValueError(f"--grpc_channel_arguments: {argument!r} is not of the form key=value")
+        found.append((key, int(value) if value.lstrip("-").isdecimal() else value))
+    return found
 
 
 def described() -> list[str]:
@@ -75,6 +108,10 @@ def parse(argv: Sequence[str]) -> Flags:
     flags = Flags(**vars(parser.parse_args(argv)))
     if not flags.model_config_file and not flags.model_base_path:
         parser.error("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    try:
+        channel_arguments(flags.grpc_channel_arguments)
+    except ValueError as error:
+        parser.error(str(error))
     if flags.model_base_path and not os.path.isabs(flags.model_base_path):
         parser.error(f"Expected model_base_path to be an absolute path; got {flags.model_base_path}")
     return flags

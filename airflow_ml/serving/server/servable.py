@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml.serving.engines import graph_runtime
-from airflow_ml.serving.protos.messages import PredictionLog
-from airflow_ml.serving.protos.tensors import numpy_type, to_numpy, type_name
-from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE, SavedModel, Signature, TensorInfo
+from airflow_ml.serving.protos.messages import (
+    ClassificationResponse,
+    MultiInferenceResponse,
+    PredictResponse,
+    RegressionResponse,
+)
+from airflow_ml.serving.protos.tensors import numpy_type, tensorflow_name, to_field_proto, to_numpy
+from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE, SavedModel, Signature
+from airflow_ml.serving.server import inference
+from airflow_ml.serving.server.inference import CLASSIFY, REGRESS
+from airflow_ml.serving.server.metrics import Metrics
+from airflow_ml.serving.server.pace import Pace
+from airflow_ml.serving.server.stacking import split, stacked
 from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
 
 if TYPE_CHECKING:
@@ -17,72 +27,167 @@ if TYPE_CHECKING:
 
     Array = np.ndarray[Any, Any]
 
-_WARMUP = Path("assets.extra") / "tf_serving_warmup_requests"
-
 
 class Servable:
     """A version in memory.
 
     Args:
         path: The version's folder.
-        warmup: Run the recorded requests first; one that fails fails the load.
+        metrics: Where the time in TensorFlow is counted.
+
+    Attributes:
+        number: Its version, which goes into answers.
+        pace: How quick it is.
 
     Raises:
         ServingError: TensorFlow cannot load it.
-        StatusError: a warm-up request failed.
     """
 
-    def __init__(self, path: Path, warmup: bool = True) -> None:
+    def __init__(self, path: Path, number: int, metrics: Metrics) -> None:
         self._model = SavedModel(path)
+        self._metrics = metrics
+        self.number = number
+        self.pace = Pace()
         self.signature_defs = self._model.signature_defs
-        if warmup and (path / _WARMUP).is_file():
-            try:
-                self._warm_up(path / _WARMUP)
-            except BaseException:
-                self.close()
-                raise
 
-    def signature(self, name: str = "") -> Signature:
-        """The signature of that name, ``serving_default`` if empty.
+    def signature(self, name: str = "") -> Signature | None:
+        """The signature of that name, ``serving_default`` if empty."""
+        return self._model.signatures.get(name or DEFAULT_SIGNATURE)
 
-        Raises:
-            StatusError: there is none.
-        """
-        key = name or DEFAULT_SIGNATURE
-        if key not in self._model.signatures:
-            raise StatusError(Code.FAILED_PRECONDITION, f'Serving signature key "{key}" not found.')
-        return self._model.signatures[key]
-
-    def predict(self, protos: Mapping[str, Any], signature: str = "", outputs: Sequence[str] = ()) -> dict[str, Array]:
-        """Answer a request.
-
-        Args:
-            protos: Input name → ``TensorProto``.
-            signature: Signature name; empty for the default.
-            outputs: Names of the wanted outputs; all if empty.
+    def predict(self, request: Any) -> Any:
+        """Answer a ``PredictRequest``.
 
         Raises:
             StatusError: the request does not fit the signature, or TensorFlow failed on it.
         """
-        definition = self.signature(signature)
-        _check_names(definition, protos)
-        _check_outputs(definition, outputs)
-        inputs = {
-            name: _array(index, info, protos[name]) for index, (name, info) in enumerate(definition.inputs.items())
-        }
+        spec = request.model_spec
+        signature = self.signature(spec.signature_name)
+        if signature is None:
+            raise StatusError(
+                Code.FAILED_PRECONDITION,
+                f'Serving signature key "{spec.signature_name or DEFAULT_SIGNATURE}" not found.',
+            )
+        wanted = tuple(request.output_filter)
+        _check_names(signature, request.inputs)
+        _check_outputs(signature, wanted)
+        return self._response(
+            spec, self.run(spec.name, "Predict", _arrays(signature, request.inputs), signature, wanted)
+        )
+
+    def predict_together(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Answer several ``PredictRequest`` of one signature and filter by one call; ``None`` if they do not fit.
+
+        Raises:
+            StatusError: TensorFlow failed on them.
+        """
+        spec, wanted = requests[0].model_spec, tuple(requests[0].output_filter)
+        signature = self.signature(spec.signature_name)
+        if signature is None or not set(wanted) <= set(signature.outputs) or len(set(wanted)) < len(wanted):
+            return None
+        inputs = stacked(signature, requests)
+        if inputs is None:
+            return None
+        arrays, rows = inputs
+        parts = split(self.run(spec.name, "Predict", arrays, signature, wanted), rows)
+        return None if parts is None else [self._response(spec, outputs) for outputs in parts]
+
+    def _response(self, spec: Any, outputs: Mapping[str, Array]) -> Any:
+        response = PredictResponse()
+        self._sign(response.model_spec, spec)
+        for name, array in outputs.items():
+            to_field_proto(array, response.outputs[name])
+        return response
+
+    def classify(self, request: Any) -> Any:
+        """Answer a ``ClassificationRequest``."""
+        response = ClassificationResponse()
+        outputs, count = self._ask(request, "Classify", CLASSIFY)
+        inference.classifications(outputs, count, response.result)
+        self._sign(response.model_spec, request.model_spec)
+        return response
+
+    def regress(self, request: Any) -> Any:
+        """Answer a ``RegressionRequest``."""
+        response = RegressionResponse()
+        outputs, count = self._ask(request, "Regress", REGRESS)
+        inference.regressions(outputs, count, response.result)
+        self._sign(response.model_spec, request.model_spec)
+        return response
+
+    def multi_inference(self, request: Any) -> Any:
+        """Answer a ``MultiInferenceRequest``: several signatures of one model over the same examples.
+
+        Raises:
+            StatusError: a signature is asked twice, unknown or of another method.
+        """
+        seen: set[str] = set()
+        tasks: list[tuple[Any, Signature]] = []
+        for task in request.tasks:
+            name = task.model_spec.signature_name or DEFAULT_SIGNATURE
+            if name in seen:
+                raise invalid(f"Duplicate evaluation of signature: {name}")
+            seen.add(name)
+            signature = self.signature(name)
+            if signature is None:
+                raise invalid(f"Requested signature not found in model graph: {name}")
+            if task.method_name not in (CLASSIFY, REGRESS):
+                raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
+            inference.check(signature, task.method_name)
+            tasks.append((task, signature))
+        if len({info.tensor for _, signature in tasks for info in signature.inputs.values()}) > 1:
+            raise invalid("Input tensor must be the same for all Signatures.")
+        examples = inference.examples_of(request.input)
+        response = MultiInferenceResponse()
+        for task, signature in tasks:
+            outputs = self._run_examples(task.model_spec.name, "MultiInference", signature, task.method_name, examples)
+            result = response.results.add()
+            if task.method_name == CLASSIFY:
+                inference.classifications(outputs, len(examples), result.classification_result)
+            else:
+                inference.regressions(outputs, len(examples), result.regression_result)
+            self._sign(result.model_spec, task.model_spec)
+        return response
+
+    def _ask(self, request: Any, api: str, method: str) -> tuple[dict[str, Array], int]:
+        spec = request.model_spec
+        signature = self.signature(spec.signature_name)
+        if signature is None:
+            raise invalid(f"No signature was found with the name: {spec.signature_name or DEFAULT_SIGNATURE}")
+        inference.check(signature, method)
+        examples = inference.examples_of(request.input)
+        return self._run_examples(spec.name, api, signature, method, examples), len(examples)
+
+    def _run_examples(
+        self, model: str, api: str, signature: Signature, method: str, examples: list[bytes]
+    ) -> dict[str, Array]:
+        (name,) = signature.inputs
+        self._metrics.examples.observe(len(examples), model)
+        self._metrics.examples_total.add(model, by=len(examples))
+        inputs = {name: inference.example_array(examples)}
+        return self.run(model, api, inputs, signature, inference.check(signature, method))
+
+    def run(
+        self, model: str, api: str, inputs: Mapping[str, Array], signature: Signature, outputs: Sequence[str] = ()
+    ) -> dict[str, Array]:
+        """Run TensorFlow.
+
+        Raises:
+            StatusError: it failed.
+        """
+        began = time.perf_counter()
         try:
-            return self._model.run(inputs, definition.name, outputs)
+            found = self._model.run(inputs, signature.name, outputs, inline=self.pace.quick)
         except Exception as error:
             raise of_exception(error) from error
+        seconds = time.perf_counter() - began
+        self.pace.observe(seconds)
+        self._metrics.runtime.observe(seconds * 1e6, model, api, "TF1")
+        return found
 
-    def _warm_up(self, path: Path) -> None:
-        # the iterator is deprecated in favour of tf.data, which would start thread pools for a few records
-        for record in graph_runtime().records(str(path)):
-            log = PredictionLog.FromString(record)
-            if log.WhichOneof("log_type") != "predict_log":
-                raise StatusError(Code.UNIMPLEMENTED, "only predict logs are supported for warm-up")
-            request = log.predict_log.request
-            self.predict(request.inputs, request.model_spec.signature_name, request.output_filter)
+    def _sign(self, into: Any, asked: Any) -> None:
+        into.name = asked.name
+        into.version.value = self.number
+        into.signature_name = asked.signature_name or DEFAULT_SIGNATURE
 
     def close(self) -> None:
         """Free it."""
@@ -90,17 +195,25 @@ class Servable:
 
 
 def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
-    sent, wanted = set(inputs), set(signature.inputs)
-    if sent == wanted:
+    wanted = signature.inputs
+    if len(inputs) == len(wanted):
+        for name in wanted:
+            if name not in inputs:
+                raise invalid(
+                    f"Signature input alias: {name}(feed name: {wanted[name].tensor}) not found in request and no "
+                    f"default value provided. Inputs expected to be in the request {{{','.join(sorted(inputs))}}}, "
+                    "or default input alias set: "
+                )
         return
 
     def listed(names: set[str]) -> str:
         return "{" + ",".join(sorted(names)) + "}"
 
+    sent, needed = set(inputs), set(wanted)
     raise invalid(
-        f"input size does not match signature: {len(sent)}!={len(wanted)} "
-        f"len({listed(sent)}) != len({listed(wanted)}). "
-        f"Sent extra: {listed(sent - wanted)}. Missing but required: {listed(wanted - sent)}."
+        f"input size does not match signature: {len(sent)}!={len(needed)} "
+        f"len({listed(sent)}) != len({listed(needed)}). "
+        f"Sent extra: {listed(sent - needed)}. Missing but required: {listed(needed - sent)}."
     )
 
 
@@ -115,22 +228,19 @@ def _check_outputs(signature: Signature, outputs: Sequence[str]) -> None:
             raise invalid(f"duplicate output tensor alias: {name}")
 
 
-def _array(index: int, info: TensorInfo, proto: Any) -> Array:
-    if proto.dtype != info.data_type:
-        raise invalid(
-            f"Expects arg[{index}] to be {type_name(info.data_type)} but {type_name(proto.dtype)} is provided "
-            f"(input {info.name})"
-        )
-    if numpy_type(info.data_type) is None:
-        raise StatusError(Code.UNIMPLEMENTED, f"input {info.name} is of type {type_name(info.data_type)}")
-    try:
-        array = to_numpy(proto)
-    except ValueError as error:
-        raise invalid(f"input {info.name}: {error}") from error
-    if info.shape is not None and not _fits(array.shape, info.shape):
-        raise invalid(f"input {info.name} must be of shape {list(info.shape)}, got {list(array.shape)}")
-    return array
-
-
-def _fits(shape: tuple[int, ...], declared: tuple[int, ...]) -> bool:
-    return len(shape) == len(declared) and all(d in (-1, s) for s, d in zip(shape, declared, strict=True))
+def _arrays(signature: Signature, protos: Mapping[str, Any]) -> dict[str, Array]:
+    arrays: dict[str, Array] = {}
+    for index, (name, info) in enumerate(signature.inputs.items()):
+        proto = protos[name]
+        if proto.dtype != info.data_type:
+            raise invalid(
+                f"Expects arg[{index}] to be {tensorflow_name(info.data_type)} "
+                f"but {tensorflow_name(proto.dtype)} is provided"
+            )
+        if numpy_type(info.data_type) is None:
+            raise StatusError(Code.UNIMPLEMENTED, f"input {name} is of type {tensorflow_name(info.data_type)}")
+        try:
+            arrays[name] = to_numpy(proto)
+        except ValueError as error:
+            raise invalid(f"tensor parsing error: {name}") from error
+    return arrays

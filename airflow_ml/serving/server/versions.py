@@ -35,7 +35,10 @@ def to_unload(aspired: Iterable[int], states: Mapping[int, State]) -> list[int]:
     return sorted(available - wanted)
 
 
-def to_forget(aspired: Iterable[int], states: Mapping[int, State]) -> list[int]:
-    """Versions whose life is over and that nobody aspires to; aspired to again, they begin anew."""
-    wanted = set(aspired)
-    return sorted(version for version, state in states.items() if state is State.END and version not in wanted)
+def to_forget(aspired: Iterable[int], states: Mapping[int, State], failed: Iterable[int]) -> list[int]:
+    """Versions whose life is over; aspired to, they begin anew.
+
+    One that could not be loaded is remembered as long as it is aspired to, or it would be tried again and again.
+    """
+    remembered = set(aspired) & set(failed)
+    return sorted(version for version, state in states.items() if state is State.END and version not in remembered)
