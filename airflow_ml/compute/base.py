@@ -13,8 +13,28 @@ from airflow_ml.lifecycle.errors import AirflowMLError, JobFailed
 from airflow_ml.lifecycle.requests import JobRequest, JobResult
 from airflow_ml.spec.base import Frozen
 
+TIMEOUT_S = 86_400.0
+"""How long a remote job may run whose task says nothing of it."""
 _SHORTEST_S = 0.05
 _LONGEST_S = 0.5
+
+
+class RemoteJob(Frozen):
+    """A job of a cluster, as its submitter knows it.
+
+    Attributes:
+        namespace: It lies in.
+        name: The same for every try of a task.
+        uid: Of this job, and of no other that has ever had its name.
+        owner: Who waits for it, in the words of its annotation.
+        kind: Of its object.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    owner: str
+    kind: str = "Job"
 
 
 class Handle(Frozen):
@@ -24,13 +44,15 @@ class Handle(Frozen):
         kind: Of the compute that knows it.
         id: Unique to one submission; names the request's folder.
         folder: Folder of ``request.json`` and ``response.json``.
-        pid: Process of a local job, for people; a compute of another kind leaves it out.
+        pid: Process of a local job, for people.
+        job: Job of a cluster.
     """
 
     kind: str
     id: str
     folder: str
     pid: int | None = None
+    job: RemoteJob | None = None
 
 
 class Phase(StrEnum):
@@ -49,12 +71,14 @@ class JobState:
         exit_code: Of an ended process; negative for a signal; None where there is none to know.
         response: What the job wrote, for an ended one: its result, its error, or None for neither.
         detail: What the compute knows about the end (evicted, out of memory, host lost).
+        remedy: What it knows to do about it.
     """
 
     phase: Phase
     exit_code: int | None = None
     response: JobResult | AirflowMLError | None = None
     detail: str = ""
+    remedy: str = ""
 
 
 class Compute(Protocol):
@@ -67,12 +91,13 @@ class Compute(Protocol):
 
     outlives_task: ClassVar[bool]
 
-    def submit(self, request: JobRequest, secrets: Mapping[str, str]) -> Handle:
-        """Start a job.
+    def submit(self, request: JobRequest, secrets: Mapping[str, str], timeout_s: float | None = None) -> Handle:
+        """Start a job, or go on with the one that an earlier try of the same task has started.
 
         Args:
             request: What to do; it is written where the job finds it.
-            secrets: Environment variables of the job; never written anywhere by us.
+            secrets: Environment variables of the job; never written into the base.
+            timeout_s: Seconds that the job may run, for a compute whose jobs outlive their task.
         """
 
     def poll(self, handle: Handle) -> JobState:
@@ -121,14 +146,13 @@ def follow(state: JobState) -> Next:
         return Next(result=state.response)
     if state.response is not None:
         return Next(error=state.response)
-    return Next(
-        error=JobFailed(_ending(state), remedy="see the log above; a retry starts from the last committed state")
-    )
+    remedy = state.remedy or "see the log above; a retry starts from the last committed state"
+    return Next(error=JobFailed(_ending(state), remedy=remedy))
 
 
 def _ending(state: JobState) -> str:
     if state.exit_code is None:
-        what = "the job is gone"
+        what = "the job failed" if state.detail else "the job is gone"
     elif state.exit_code < 0 or state.exit_code > 128:
         number = -state.exit_code if state.exit_code < 0 else state.exit_code - 128
         hint = " (killed: out of memory?)" if number == 9 else ""

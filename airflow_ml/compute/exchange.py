@@ -16,11 +16,9 @@ import uuid
 from pathlib import Path
 
 from airflow_ml.lifecycle.errors import AirflowMLError
+from airflow_ml.lifecycle.protocol import LEASE, REQUEST, RESPONSE
 from airflow_ml.lifecycle.requests import JobRequest, JobResult
 from airflow_ml.storage import storage_error, write_atomically
-
-REQUEST = "request.json"
-RESPONSE = "response.json"
 
 KEEP_S = 30 * 86_400.0
 _DAY_S = 86_400.0
@@ -42,6 +40,21 @@ def write_request(request: JobRequest) -> Path:
     folder = requests_folder(request.platform.base, request.model.name) / uuid.uuid4().hex
     write_atomically(folder / REQUEST, request.model_dump_json(indent=2))
     return folder
+
+
+def renew(folder: str | Path) -> None:
+    """Say that somebody waits for the job. Never an error: the folder may be gone with the model."""
+    path = Path(folder) / LEASE
+    with contextlib.suppress(OSError):
+        path.touch()
+
+
+def waited_for(folder: str | Path) -> float | None:
+    """When somebody last waited for the job, seconds since the epoch; None where nobody here can know."""
+    try:
+        return (Path(folder) / LEASE).stat().st_mtime
+    except OSError:
+        return None
 
 
 def hold(folder: Path) -> int:

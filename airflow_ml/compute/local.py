@@ -14,7 +14,8 @@ from typing import ClassVar
 
 from airflow_ml.compute import reaper
 from airflow_ml.compute.base import Handle, JobState, Phase
-from airflow_ml.compute.exchange import REQUEST, RESPONSE, hold, read_response, remove_old, write_request
+from airflow_ml.compute.exchange import hold, read_response, remove_old, write_request
+from airflow_ml.lifecycle.protocol import REQUEST, RESPONSE
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import LocalCompute
 
@@ -57,7 +58,7 @@ class LocalProcess:
         self.module = module
         self._running: dict[str, _Running] = {}
 
-    def submit(self, request: JobRequest, secrets: Mapping[str, str]) -> Handle:
+    def submit(self, request: JobRequest, secrets: Mapping[str, str], timeout_s: float | None = None) -> Handle:
         """Start the job under a reaper of its own; both hold the request as long as they live."""
         remove_old(request.platform.base, request.model.name)
         folder = write_request(request)

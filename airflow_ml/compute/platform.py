@@ -26,14 +26,31 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "serving_folder": ("serving", "folder"),
     "serving_grpc": ("serving", "grpc"),
     "serving_rest": ("serving", "rest"),
+    "serving_seen_as": ("serving", "seen_as"),
+    "serving_config": ("serving", "config"),
+    "serving_replicas": ("serving", "replicas"),
+    "serving_conn_id": ("serving", "conn_id"),
     "smtp_conn_id": ("alerts", "smtp_conn_id"),
     "alerts_to": ("alerts", "to"),
     "alerts_sender": ("alerts", "sender"),
     "connections": ("connections",),
+    "computes": ("computes",),
+    "prices": ("prices",),
 }
 """Name of a setting to the field of `Platform` that it fills."""
 
 PREFIX = "AIRFLOW_ML_"
+
+_JSON = {
+    "connections": '{"VARIABLE": "connection_id"}',
+    "computes": '{"train": {"kind": "kubernetes", "namespace": "ml", "image": "acme/trainer:1"}}',
+    "serving_config": '{"kind": "configmap", "namespace": "ml", "name": "models"}',
+    "prices": '{"gpu_hour": 2.5, "cpu_hour": 0.04, "currency": "EUR"}',
+}
+"""Settings that are JSON, with an example."""
+
+_LISTS = ("alerts_to", "serving_replicas")
+"""Settings that are separated by commas."""
 
 
 def load_platform(environ: Mapping[str, str]) -> Platform:
@@ -56,8 +73,7 @@ def platform_from(settings: Mapping[str, Any], where: str) -> Platform:
     """A platform from settings.
 
     Args:
-        settings: ``platform`` alone, or names of `SETTINGS`; ``alerts_to`` separates by commas, ``connections`` is
-            JSON.
+        settings: ``platform`` alone, or names of `SETTINGS`; some separate by commas, some are JSON.
         where: They come from, for messages.
 
     Raises:
@@ -89,21 +105,19 @@ def platform_from(settings: Mapping[str, Any], where: str) -> Platform:
     except ValidationError as error:
         first = problems_of(error, quote=False)[0]
         names = {".".join(path): name for name, path in SETTINGS.items()}
-        raise SpecError(
-            f"{names.get(first.field, first.field)}: {first.what}", where=where, remedy=first.fix
-        ) from error
+        # A compute's kind stands between it and its field.
+        field = first.field.replace("compute.local.", "compute.")
+        raise SpecError(f"{names.get(field, field)}: {first.what}", where=where, remedy=first.fix) from error
 
 
 def _parsed(name: str, value: Any, where: str) -> Any:
-    if name == "alerts_to" and isinstance(value, str):
+    if name in _LISTS and isinstance(value, str):
         return [address.strip() for address in value.split(",") if address.strip()]
-    if name == "connections" and isinstance(value, str):
+    if name in _JSON and isinstance(value, str):
         try:
             return json.loads(value)
         except ValueError as error:
-            raise SpecError(
-                "`connections` is not JSON", where=where, remedy='write {"VARIABLE": "connection_id"}'
-            ) from error
+            raise SpecError(f"`{name}` is not JSON", where=where, remedy=f"write {_JSON[name]}") from error
     return value
 
 

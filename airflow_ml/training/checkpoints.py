@@ -27,14 +27,15 @@ class Checkpoints:
         self.folder = folder
         self.fingerprint = fingerprint
 
-    def save(self, epoch: int, state: dict[str, Any]) -> None:
+    def save(self, epoch: int, state: dict[str, Any], step: int = 0) -> None:
         """Write the checkpoint of a finished epoch; the one before is kept, older ones are removed.
 
         Args:
-            epoch: From 1.
+            epoch: From 1; 0 for one inside the first.
             state: Tensors, numbers, texts, lists and dicts: what ``torch.load(weights_only=True)`` accepts.
+            step: Steps of the next epoch that are done.
         """
-        path = self.folder / f"epoch-{epoch:05d}.pt"
+        path = self.folder / (f"epoch-{epoch:05d}-step-{step:07d}.pt" if step else f"epoch-{epoch:05d}.pt")
         temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,13 @@ class Checkpoints:
         return int(found["epoch"]), found["state"]
 
     def _paths(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*.pt"))
+        return sorted(self.folder.glob("epoch-*.pt"), key=_place)
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Finished epochs and further steps of a checkpoint, by its name."""
+    _, epoch, *step = path.stem.split("-")
+    return int(epoch), int(step[1]) if step else 0
 
 
 def _sync(folder: Path) -> None:

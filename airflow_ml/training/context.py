@@ -1,5 +1,7 @@
 """`FitContext`: what a ``fit`` function is given in each rank."""
 
+import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,18 @@ from torch import nn
 from airflow_ml.lifecycle.errors import TrainingFailed
 from airflow_ml.lifecycle.preprocessing import Preprocessing
 from airflow_ml.training.checkpoints import Checkpoints
-from airflow_ml.training.data import Batch, Shard
 from airflow_ml.training.events import EventWriter
 from airflow_ml.training.job import TrainingJob
 from airflow_ml.training.metrics import roc_auc
+from airflow_ml.training.params import parse
+from airflow_ml.training.pulse import Pulse
+from airflow_ml.training.ranks import STOP, Yielded
+from airflow_ml.training.stream import Batch, Split
 
 _VALIDATION_ROWS = 8192
+_EXACT_ROWS = 1 << 22
+"""Up to so many rows, every rank holds all scores, and the ROC AUC is exact; of more, scores are counted in bins."""
+_BINS = 1 << 16
 
 
 class FitContext:
@@ -25,12 +33,13 @@ class FitContext:
 
     A ``fit`` of your own usually builds a network and returns ``airflow_ml.training.loop.train(context, network)``,
     which averages gradients, warms up, stops early, checkpoints and resumes. One that loops by itself uses what is
-    here, with two rules: methods that talk to the other ranks (`validate`, `restored`, `sample`) are called by every
-    rank, and what it returns is the same module, with the same weights, on every rank.
+    here, with two rules: methods that talk to the other ranks (`validate`, `restored`, `checkpoint`, `sample`) are
+    called by every rank, and what it returns is the same module, with the same weights, on every rank.
 
     Args:
         job: What is to be trained.
         events: Where reports go.
+        pulse: Told of each step, so that a rank that hangs is found.
 
     Attributes:
         params: Parameters of the declaration, overridden by those of the request.
@@ -39,44 +48,58 @@ class FitContext:
         size: Number of ranks.
         device: Of this rank's network and batches.
         preprocessing: Vocabularies and scaling; ``preprocessing.cardinalities`` sizes embeddings.
-        train: This rank's rows of the training split.
-        validation: This rank's rows of the validation split.
+        train: This rank's part of the training split.
+        validation: This rank's part of the validation split.
+        grouped: Whether all gradients are exchanged together, rather than fused by Horovod.
+        checkpoints: Where they lie.
+        waited_s: What `batches` has waited for data.
         history: What `report` was told, one dict an epoch.
         resumed_from: Epoch of the checkpoint that `restored` found, or 0.
     """
 
-    def __init__(self, job: TrainingJob, events: EventWriter) -> None:
+    def __init__(self, job: TrainingJob, events: EventWriter, pulse: Pulse) -> None:
         self.params: dict[str, Any] = job.params
         self.seed = job.seed
         self.rank: int = hvd.rank()
         self.size: int = hvd.size()
         self.device = _gpu() if job.gpus_per_worker else torch.device("cpu")
         self.preprocessing = Preprocessing.from_json(Path(job.preprocessing).read_text(encoding="utf-8"))
-        self.train = Shard.load(Path(job.train), self.preprocessing, job.label, self.rank, self.size)
-        self.validation = Shard.load(Path(job.validation), self.preprocessing, job.label, self.rank, self.size)
+        window_rows = parse(job.params, own_fit=True).window_rows
+        self.train, self.validation = (
+            Split(Path(folder), self.preprocessing, job.label, self.rank, self.size, window_rows)
+            for folder in (job.train, job.validation)
+        )
+        self.waited_s = 0.0
+        self.grouped = job.fusion_threshold_mb is None
         self.history: list[dict[str, Any]] = []
         self.resumed_from = 0
         self.events = events
-        self._checkpoints = Checkpoints(Path(job.state), job.fingerprint)
+        self.pulse = pulse
+        self.checkpoints = Checkpoints(Path(job.state), job.fingerprint)
 
-    def seed_everything(self, epoch: int) -> None:
-        """Seed torch for an epoch (0 for building the network).
+    def seed_everything(self, epoch: int, step: int = 0) -> None:
+        """Seed torch for an epoch (0 for building the network), or for what follows a checkpoint inside of it.
 
-        The stream depends on seed, epoch and rank only, so a resumed epoch draws what it would have drawn, and no
+        The stream depends on seed, epoch, step and rank only, so a resumed epoch draws what it would have drawn, and no
         generator's state has to be kept. Epoch 0 is the same on every rank: equal networks from the start.
         """
-        words = [self.seed, epoch, self.rank if epoch else 0]
+        words = [self.seed, epoch, self.rank if epoch else 0, *([step] if step else [])]
         torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
 
-    def batches(self, batch_size: int, epoch: int) -> Iterator[Batch]:
-        """This rank's part of each global batch of an epoch, on its device.
+    def batches(self, batch_size: int, epoch: int, step: int = 0) -> Iterator[Batch]:
+        """This rank's part of each global batch of an epoch, on its device, without those of the first steps.
 
         The number of batches is the same on every rank; a part may be empty. Scale a *sum* of losses by ``size /
         batch.global_rows`` before Horovod averages the gradients, and the step is exactly the mean over the global
         batch.
         """
-        for batch in self.train.shuffled(batch_size, self.seed, epoch):
-            yield self._moved(batch)
+        coming = self.train.shuffled(batch_size, self.seed, epoch, step)
+        for number in range(step + 1, self.train.steps(batch_size) + 1):
+            began = time.perf_counter()
+            batch = self._moved(next(coming))
+            self.waited_s += time.perf_counter() - began
+            self.pulse.move(epoch, number)
+            yield batch
 
     def sample(self, rows: int) -> torch.Tensor:
         """Numeric inputs of training rows drawn by the seed: the same on every rank, for any number of ranks.
@@ -84,26 +107,35 @@ class FitContext:
         Returns:
             float32 [rows at most, numeric columns], in no meaningful order.
         """
-        drawn = np.random.default_rng([self.seed, 0]).permutation(self.train.total)[:rows]
-        mine = np.flatnonzero(np.isin(self.train.rows, drawn))
-        gathered: torch.Tensor = hvd.allgather(self.train.numeric[torch.from_numpy(mine)], name="sample")
+        gathered: torch.Tensor = hvd.allgather(self.train.sample(rows, self.seed), name="sample")
         return gathered
 
     def validate(self, network: nn.Module) -> dict[str, float]:
         """Loss and ROC AUC of the whole validation split, the same numbers on every rank."""
         network.eval()
-        logits: list[torch.Tensor] = [torch.empty(0)]
+        exact = self.validation.total <= _EXACT_ROWS
+        total = torch.zeros(1, dtype=torch.float64)
+        scores, counts = [torch.empty(0, 2)], torch.zeros(2, _BINS, dtype=torch.int64)
         with torch.no_grad():
             for batch in self.validation.in_order(_VALIDATION_ROWS):
+                self.pulse.move()
                 moved = self._moved(batch)
-                logits.append(one_logit_a_row(network(moved.categorical, moved.numeric), len(batch)).cpu())
-        mine = torch.cat(logits)
-        total = nn.functional.binary_cross_entropy_with_logits(
-            mine.double(), self.validation.labels.double(), reduction="sum"
-        )
-        summed = hvd.allreduce(total.reshape(1), op=hvd.Sum, name="validation.loss")
-        scores = hvd.allgather(torch.stack([mine, self.validation.labels], dim=1), name="validation.scores").numpy()
-        auc = roc_auc(scores[:, 1], scores[:, 0])
+                logits = one_logit_a_row(network(moved.categorical, moved.numeric), len(batch)).cpu()
+                if exact:
+                    scores.append(torch.stack([logits, batch.labels], dim=1))
+                else:
+                    total += _summed_loss(logits, batch.labels)
+                    place = (torch.sigmoid(logits.double()).nan_to_num() * (_BINS - 1)).long()
+                    for label in (0, 1):
+                        counts[label] += torch.bincount(place[batch.labels == label], minlength=_BINS)
+        if exact:
+            mine = torch.cat(scores)
+            total += _summed_loss(mine[:, 0], mine[:, 1])
+            everyone = hvd.allgather(mine, name="validation.scores").numpy()
+            auc = roc_auc(everyone[:, 1], everyone[:, 0])
+        else:
+            auc = binned_auc(hvd.allreduce(counts, op=hvd.Sum, name="validation.counts"))
+        summed = hvd.allreduce(total, op=hvd.Sum, name="validation.loss")
         return {
             "validation_loss": float(summed.item()) / self.validation.total,
             "validation_roc_auc": float("nan") if auc is None else auc,
@@ -111,18 +143,37 @@ class FitContext:
 
     def report(self, epoch: int, **metrics: float | bool) -> None:
         """Record an epoch: for the progress shown, for MLflow, and for the history kept with the model."""
+        self.pulse.move()
         self.history.append({"epoch": epoch, **metrics})
         if self.rank == 0:
             self.events.send("epoch", epoch=epoch, **metrics)
 
-    def checkpoint(self, epoch: int, state: dict[str, Any]) -> None:
-        """Keep the state after a finished epoch, with the history; rank 0 writes it, atomically."""
+    def checkpoint(self, epoch: int, state: dict[str, Any], step: int = 0) -> None:
+        """Keep the state after a finished epoch, with the history; rank 0 writes it, atomically.
+
+        Where the number of ranks may change, it changes here.
+
+        Args:
+            epoch: That is finished.
+            state: What `restored` is to return.
+            step: Steps of the next epoch that are done, too.
+        """
+        self.pulse.move()
         if self.rank == 0:
-            self._checkpoints.save(epoch, {"fit": state, "history": self.history})
+            self.checkpoints.save(epoch, {"fit": state, "history": self.history}, step)
+            self.events.send("checkpoint", epoch=epoch, step=step)
+        stop = os.environ.get(STOP)
+        if stop is None:
+            return
+        # The file comes to each rank when it comes: they agree.
+        asked = hvd.allreduce(torch.tensor([float(os.path.exists(stop))]), op=hvd.Sum, name="stop")
+        if float(asked.item()):
+            raise Yielded
 
     def restored(self) -> tuple[int, dict[str, Any]] | None:
         """Epoch and state of the newest checkpoint, the same on every rank, or None; restores the history too."""
-        found = self._checkpoints.newest() if self.rank == 0 else None
+        self.pulse.move()
+        found = self.checkpoints.newest() if self.rank == 0 else None
         found = hvd.broadcast_object(found, root_rank=0, name="checkpoint")
         if found is None:
             return None
@@ -130,7 +181,7 @@ class FitContext:
         self.history = list(kept["history"])
         self.resumed_from = epoch
         if self.rank == 0:
-            self.events.send("resumed", epoch=epoch)
+            self.events.send("resumed", epoch=epoch, step=int(kept["fit"].get("step", 0)))
         return epoch, kept["fit"]
 
     def _moved(self, batch: Batch) -> Batch:
@@ -142,6 +193,22 @@ class FitContext:
             batch.labels.to(self.device),
             batch.global_rows,
         )
+
+
+def binned_auc(counts: torch.Tensor) -> float | None:
+    """ROC AUC of scores that are counted in bins, those of one bin as ties; None where there is only one class.
+
+    Args:
+        counts: int64 [negative and positive, bins], by rising score.
+    """
+    negative, positive = counts.double()
+    pairs = float(negative.sum() * positive.sum())
+    below = negative.cumsum(0) - negative
+    return float((positive * (below + negative / 2)).sum()) / pairs if pairs else None
+
+
+def _summed_loss(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    return nn.functional.binary_cross_entropy_with_logits(logits.double(), labels.double(), reduction="sum")
 
 
 def one_logit_a_row(logits: torch.Tensor, rows: int) -> torch.Tensor:

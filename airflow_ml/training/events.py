@@ -1,7 +1,8 @@
 """Events of a training: JSON lines from the ranks to their launcher, through a pipe that it opened.
 
-Kinds: ``started``, ``progress`` (every few seconds), ``epoch``, ``resumed``, ``finished`` from rank 0, and
-``failed`` from any rank.
+Kinds: ``started``, ``progress`` (every few seconds), ``epoch``, ``checkpoint``, ``resumed``, ``finished`` from rank 0,
+``failed`` and, each second, ``alive`` from any rank, ``warm`` from a process that is
+none yet, and ``usage`` from the launcher itself.
 """
 
 import json

@@ -24,6 +24,9 @@ class TrainingJob(Frozen):
         threads: Computing threads of a rank.
         state: Folder of checkpoints; outlives a failed attempt.
         out: Folder that rank 0 writes the model into.
+        fusion_threshold_mb: Horovod fuses gradients up to so many MiB into one message; None exchanges all in one.
+        cycle_time_ms: Horovod looks for gradients to exchange once in so many ms.
+        step_timeout_s: A rank that gets no further for so long hangs.
     """
 
     fingerprint: str
@@ -39,3 +42,16 @@ class TrainingJob(Frozen):
     threads: int = Field(default=1, ge=1)
     state: str
     out: str
+    fusion_threshold_mb: float | None = None
+    cycle_time_ms: float | None = None
+    step_timeout_s: float = Field(default=600.0, gt=0)
+
+    @property
+    def tuning(self) -> dict[str, str]:
+        """Horovod's settings, for the environment of a rank."""
+        found = {}
+        if self.fusion_threshold_mb is not None:
+            found["HOROVOD_FUSION_THRESHOLD"] = str(int(self.fusion_threshold_mb * (1 << 20)))
+        if self.cycle_time_ms is not None:
+            found["HOROVOD_CYCLE_TIME"] = f"{self.cycle_time_ms:g}"
+        return found

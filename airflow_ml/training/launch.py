@@ -22,18 +22,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from airflow_ml.lifecycle.errors import AirflowMLError, TrainingFailed
+from airflow_ml.lifecycle.errors import TrainingFailed
 from airflow_ml.training.events import Event, OnEvent
+from airflow_ml.training.failures import LOG_LINES, SETTLE_S, Outcome, failure, hang
 from airflow_ml.training.job import TrainingJob
+from airflow_ml.training.pulse import ALIVE
 from airflow_ml.training.ranks import EVENTS, PARENT
+from airflow_ml.training.usage import EVERY_S, Meter
+from airflow_ml.training.watchdog import Watchdog
 
 log = logging.getLogger("airflow_ml.training")
 
 _POLL_S = 0.2
-_SETTLE_S = 2.0
-"""How long others may tell why they failed, after the first rank did: the one that ended first is often only a
-victim."""
-_LOG_LINES = 15
 _LOOPBACK = "127.0.0.1"
 
 
@@ -57,13 +57,17 @@ def launch(job: TrainingJob, work: Path, on_event: OnEvent) -> Event:
     path.write_text(job.model_dump_json(indent=1), encoding="utf-8")
     reading, writing = os.pipe()
     ranks: list[_Rank] = []
+    meter = Meter()
+    meter.begin("ranks", time.monotonic(), job.workers * job.threads, job.workers if job.gpus_per_worker else 0)
     try:
-        with _rendezvous(job.workers) as (port, slots):
+        with rendezvous(f"localhost:{job.workers}", job.workers, _LOOPBACK) as (port, slots):
             for slot in slots:
-                ranks.append(_Rank(int(slot.rank), work, path, {**_environment(job, port), **_slot(slot)}, writing))
+                ranks.append(
+                    _Rank(int(slot.rank), work, path, {**_environment(job, port), **slot_environment(slot)}, writing)
+                )
             os.close(writing)
             writing = -1
-            return _watch(ranks, reading, on_event)
+            return _watch(ranks, reading, on_event, Watchdog(len(ranks), job.step_timeout_s, time.monotonic()), meter)
     finally:
         # Whatever happened, Ctrl-C included: no rank outlives this call.
         for rank in ranks:
@@ -71,6 +75,7 @@ def launch(job: TrainingJob, work: Path, on_event: OnEvent) -> Event:
         os.close(reading)
         if writing >= 0:
             os.close(writing)
+        on_event(meter.event(time.monotonic()))
 
 
 def threads_of(workers: int) -> int:
@@ -105,19 +110,30 @@ class _Rank:
     def tail(self) -> str:
         """Last lines of the log."""
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
-        return "\n".join(lines[-_LOG_LINES:])
+        return "\n".join(lines[-LOG_LINES:])
+
+    def outcome(self) -> Outcome:
+        """How it is, for the error."""
+        return Outcome(self.number, self.process.returncode, self.tail(), str(self.log))
 
 
-def _watch(ranks: list[_Rank], reading: int, on_event: OnEvent) -> Event:
-    """Pass events on until every rank has ended well, or one has not."""
+def _watch(ranks: list[_Rank], reading: int, on_event: OnEvent, watchdog: Watchdog, meter: Meter) -> Event:
+    """Pass events on until every rank has ended well, or one has not, or hangs."""
     finished: Event | None = None
     failures: list[Event] = []
     deadline: float | None = None
     lines = _Lines(reading)
+    told = time.monotonic()
     while True:
+        if time.monotonic() - told > EVERY_S:
+            told = time.monotonic()
+            on_event(meter.event(told))
         running = [rank for rank in ranks if rank.process.poll() is None]
         # Read after looking: what a rank wrote before it ended is in the pipe by now.
         for event in lines.read(_POLL_S if running else 0.0):
+            if event["event"] == ALIVE:
+                watchdog.hear(event, time.monotonic())
+                continue
             if event["event"] == "failed":
                 failures.append(event)
             elif event["event"] == "finished":
@@ -125,43 +141,16 @@ def _watch(ranks: list[_Rank], reading: int, on_event: OnEvent) -> Event:
             on_event(event)
         failed = [rank for rank in ranks if rank.process.returncode not in (None, 0)]
         if (failed or failures) and deadline is None:
-            deadline = time.monotonic() + _SETTLE_S
+            deadline = time.monotonic() + SETTLE_S
         if deadline is not None and (not running or time.monotonic() > deadline):
-            raise _failure(failed, failures, ranks)
+            raise failure([rank.outcome() for rank in ranks], failures)
+        hung = watchdog.hung([rank.number for rank in running], time.monotonic()) if deadline is None else None
+        if hung is not None:
+            raise hang(hung, [rank.outcome() for rank in ranks])
         if not running and deadline is None:
             if finished is None:
                 raise TrainingFailed("the ranks ended without a model", where=str(ranks[0].log), remedy="read the log")
             return finished
-
-
-def _failure(failed: list[_Rank], failures: list[Event], ranks: list[_Rank]) -> AirflowMLError:
-    """The error of the rank that failed by itself, rather than of those that lost their peer.
-
-    One of ours that is not about the training (the disk is full) says all that there is to say.
-    """
-    remedy = "the next try resumes after the last finished epoch"
-    killed = [rank for rank in failed if rank.process.returncode < 0]
-    own = [event for event in failures if event["error"] != "HorovodInternalError"]
-    if own:
-        event = own[0]
-        if event["told"] and event["error"] != TrainingFailed.__name__:
-            return AirflowMLError.from_dict(event)
-        rank = ranks[int(event["rank"])]
-        what = f"rank {rank.number} of {len(ranks)} failed: {event['what']}"
-        remedy = event.get("remedy") or f"correct the cause; {remedy}"
-    elif killed:
-        rank = killed[0]
-        name = signal.Signals(-rank.process.returncode).name
-        what = f"rank {rank.number} of {len(ranks)} was ended by {name}"
-        if name == "SIGKILL":
-            remedy = f"if the machine ran out of memory, use fewer workers or a shorter window; {remedy}"
-    elif failures:
-        rank = ranks[int(failures[0]["rank"])]
-        what = f"rank {rank.number} of {len(ranks)} lost the others: {failures[0]['what']}"
-    else:
-        rank = failed[0]
-        what = f"rank {rank.number} of {len(ranks)} ended with exit code {rank.process.returncode}"
-    return TrainingFailed(f"{what}. Its last log lines:\n{rank.tail()}\n", where=str(rank.log), remedy=remedy)
 
 
 class _Lines:
@@ -193,8 +182,14 @@ class _Lines:
 
 
 @contextlib.contextmanager
-def _rendezvous(workers: int) -> Iterator[tuple[int, list[Any]]]:
-    """Horovod's rendezvous server on a free port of the loopback interface, and the slots of its ranks."""
+def rendezvous(hosts: str, ranks: int, interface: str) -> Iterator[tuple[int, list[Any]]]:
+    """Horovod's rendezvous server on a free port, and the slots of its ranks.
+
+    Args:
+        hosts: ``name:ranks`` of each host, separated by commas; Horovod uses the names as keys only.
+        ranks: Of all hosts.
+        interface: Address that the server listens at.
+    """
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
         from horovod.runner.http.http_server import RendezvousHandler, RendezvousHTTPServer
@@ -202,8 +197,8 @@ def _rendezvous(workers: int) -> Iterator[tuple[int, list[Any]]]:
         raise TrainingFailed(
             "Horovod is not installed", where=sys.executable, remedy="run: python -m airflow_ml.training.horovod_wheel"
         ) from error
-    slots = get_host_assignments(parse_hosts(f"localhost:{workers}"), workers)
-    server = RendezvousHTTPServer((_LOOPBACK, 0), RendezvousHandler, 0)
+    slots = get_host_assignments(parse_hosts(hosts), ranks)
+    server = RendezvousHTTPServer((interface, 0), RendezvousHandler, 0)
     server.daemon_threads = True
     server.init(slots)
     # Looks every so many seconds whether it should stop: what a training waits for at its end.
@@ -233,13 +228,15 @@ def _environment(job: TrainingJob, port: int) -> dict[str, str]:
         "OMP_NUM_THREADS": str(job.threads),
         "MKL_NUM_THREADS": str(job.threads),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",
+        **job.tuning,
     }
     if not job.gpus_per_worker:
         environment["CUDA_VISIBLE_DEVICES"] = ""
     return environment
 
 
-def _slot(slot: Any) -> dict[str, str]:
+def slot_environment(slot: Any) -> dict[str, str]:
+    """What Horovod reads of a rank's place."""
     return {
         "HOROVOD_HOSTNAME": str(slot.hostname),
         "HOROVOD_RANK": str(slot.rank),

@@ -1,8 +1,11 @@
 """The training loop of one rank: averaged gradients, warm-up, early stopping, a checkpoint each epoch."""
 
+import contextlib
 import copy
 import math
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import horovod.torch as hvd
@@ -11,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from airflow_ml.training.context import FitContext, one_logit_a_row
+from airflow_ml.training.exchange import Exchange, exchange_of
 from airflow_ml.training.network import TabularNetwork
 from airflow_ml.training.params import Params, parse
+from airflow_ml.training.stream import Batch
 
 _PROGRESS_EVERY_S = 2.0
 _SAMPLE_ROWS = 100_000
@@ -48,23 +53,33 @@ def train(context: FitContext, network: nn.Module) -> nn.Module:
     params = parse(context.params, own_fit=True)
     network = network.to(context.device)
     hvd.broadcast_parameters(network.state_dict(), root_rank=0)
-    optimizer = _optimizer(network, params)
+    exchange = exchange_of(network, params, context.grouped)
+    optimizer = exchange.optimizer
     best: dict[str, Any] = {"epoch": 0, "loss": math.inf, "model": _weights(network)}
-    first = 1
+    first, done, partial = 1, 0, 0.0
     restored = context.restored()
     if restored is not None:
         epoch, state = restored
         network.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         best = state["best"]
-        first = epoch + 1
+        first, done, partial = epoch + 1, state.get("step", 0), state.get("loss", 0.0)
     pace = _Pace(context, params)
     for epoch in range(first, params.epochs + 1):
         if epoch - 1 - best["epoch"] >= params.patience:
             break
-        context.seed_everything(epoch)
-        began = time.perf_counter()
-        loss = _epoch(context, network, optimizer, params, epoch, pace)
+        context.seed_everything(epoch, done)
+        began, waited_s = time.perf_counter(), context.waited_s
+
+        def commit(step: int, loss: float, epoch: int = epoch, best: dict[str, Any] = best) -> None:
+            exchange.settle()
+            kept = {"model": _weights(network), "optimizer": optimizer.state_dict(), "best": best}
+            context.checkpoint(epoch - 1, {**kept, "step": step, "loss": loss}, step)
+            context.seed_everything(epoch, step)
+
+        loss = epoch_of(context, network, exchange, params, epoch, Position(done, partial), pace.step, commit)
+        exchange.settle()
+        skipped, done, partial = done, 0, 0.0
         seconds = time.perf_counter() - began
         found = context.validate(network)
         # Only a smaller number is better: a NaN never is.
@@ -77,12 +92,26 @@ def train(context: FitContext, network: nn.Module) -> nn.Module:
             **found,
             learning_rate=optimizer.param_groups[0]["lr"],
             seconds=round(seconds, 3),
-            rows_per_s=round(context.train.total / seconds, 1),
+            rows_per_s=round((context.train.total - skipped * params.batch_size) / seconds, 1),
+            data_wait_share=round((context.waited_s - waited_s) / seconds, 4),
             best=better,
         )
         context.checkpoint(epoch, {"model": _weights(network), "optimizer": optimizer.state_dict(), "best": best})
     network.load_state_dict(best["model"])
     return network
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where in an epoch a checkpoint was made.
+
+    Attributes:
+        step: Steps that are done.
+        loss: Sum over the rows of those steps, of all ranks.
+    """
+
+    step: int
+    loss: float
 
 
 def learning_rate(params: Params, step: int, steps: int) -> float:
@@ -131,47 +160,76 @@ class _Pace:
         )
 
 
-def _epoch(
+def epoch_of(
     context: FitContext,
     network: nn.Module,
-    optimizer: torch.optim.Optimizer,
+    exchange: Exchange,
     params: Params,
     epoch: int,
-    pace: _Pace,
+    begun: Position,
+    told: Callable[[int, int, Tensor], None] = lambda epoch, step, loss: None,
+    commit: Callable[[int, float], None] = lambda step, loss: None,
 ) -> float:
-    """One pass; the mean loss over all rows of all ranks, as it was while training."""
+    """One pass, or the rest of one.
+
+    Args:
+        context: Of this rank.
+        network: Is trained.
+        exchange: Of its gradients.
+        params: Of the training.
+        epoch: From 1.
+        begun: What of it is done already.
+        told: Called with epoch, step and its mean loss.
+        commit: Called where a checkpoint is due, with the step and the sum of losses until then.
+
+    Returns:
+        The mean loss over all rows of all ranks, as it was while training.
+    """
     network.train()
     steps = context.train.steps(params.batch_size)
-    total = torch.zeros(1, dtype=torch.float64)
-    for number, batch in enumerate(context.batches(params.batch_size, epoch)):
+    optimizer, reduced = exchange.optimizer, autocast(context.device, params.precision)
+    total = torch.tensor([begun.loss if context.rank == 0 else 0.0], dtype=torch.float64)
+    for number, batch in enumerate(context.batches(params.batch_size, epoch, begun.step), start=begun.step):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(params, (epoch - 1) * steps + number, steps)
         optimizer.zero_grad()
-        logits = one_logit_a_row(network(batch.categorical, batch.numeric), len(batch))
-        loss = nn.functional.binary_cross_entropy_with_logits(logits, batch.labels, reduction="sum")
-        # Horovod divides the sum of all ranks by their number: this makes the step the mean over the global batch.
-        (loss * (context.size / batch.global_rows)).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.detach().double().cpu()
-        pace.step(epoch, number + 1, loss.detach() / max(1, len(batch)))
+        scale = exchange.scale(len(batch), batch.global_rows)
+        of_batch = torch.zeros(1, dtype=torch.float64)
+        for part in _parts(batch, params.backward_passes_per_step):
+            with reduced:
+                logits = network(part.categorical, part.numeric)
+            logits = one_logit_a_row(logits if reduced is _FULL else logits.float(), len(part))
+            loss = nn.functional.binary_cross_entropy_with_logits(logits, part.labels, reduction="sum")
+            (loss * scale).backward()  # type: ignore[no-untyped-call]
+            of_batch += loss.detach().double().cpu()
+        exchange.step()
+        total += of_batch
+        told(epoch, number + 1, of_batch / max(1, len(batch)))
+        if params.checkpoint_steps and (number + 1) % params.checkpoint_steps == 0 and number + 1 < steps:
+            commit(number + 1, float(hvd.allreduce(total, op=hvd.Sum, name="train.loss.so_far").item()))
     summed = hvd.allreduce(total, op=hvd.Sum, name="train.loss")
     return float(summed.item()) / context.train.total
 
 
-def _optimizer(network: nn.Module, params: Params) -> torch.optim.Optimizer:
-    """AdamW that averages gradients over ranks.
+def _parts(batch: Batch, number: int) -> Iterator[Batch]:
+    """A batch in so many parts, the last ones of which may be empty."""
+    if number == 1:
+        yield batch
+        return
+    parts = (each.tensor_split(number) for each in (batch.categorical, batch.numeric, batch.labels))
+    for categorical, numeric, labels in zip(*parts, strict=True):
+        yield Batch(categorical, numeric, labels, batch.global_rows)
 
-    One group of gradients: they are reduced together, in one message and in one order, so that sums do not depend on
-    timing.
-    """
-    matrices = [p for name, p in network.named_parameters() if p.ndim > 1 and "embedding" not in name]
-    others = [p for name, p in network.named_parameters() if not (p.ndim > 1 and "embedding" not in name)]
-    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    plain = torch.optim.AdamW([g for g in groups if g["params"]], lr=params.learning_rate, fused=True)
-    optimizer: torch.optim.Optimizer = hvd.DistributedOptimizer(
-        plain, named_parameters=network.named_parameters(), groups=1
-    )
-    return optimizer
+
+_FULL = contextlib.nullcontext()
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
+    """Around a forward pass in training: bfloat16 where it is asked for, and on GPUs that can, unless it is refused."""
+    gpu = device.type == "cuda" and torch.cuda.is_bf16_supported()
+    if precision == "bfloat16" or (precision == "auto" and gpu):
+        return torch.autocast(device.type, torch.bfloat16)
+    return _FULL
 
 
 def _weights(network: nn.Module) -> dict[str, Tensor]:

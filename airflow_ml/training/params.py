@@ -1,9 +1,9 @@
 """Parameters of the built-in training loop, checked before a process is started."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.spec.base import Frozen
@@ -23,6 +23,16 @@ class Params(Frozen):
         bins: Quantile bins that a number is spread over before the first layer; 0 feeds the bare number.
         dropout: Share of hidden units that a step leaves out.
         weight_decay: Decoupled decay of weight matrices (AdamW).
+        reduction: ``average`` makes each step one of the whole batch; ``adasum`` adds what ranks found in their own
+            parts where it differs, which allows larger batches.
+        compression: Gradients cross the network as ``fp16``, or ``bf16``, or as they are.
+        backward_passes_per_step: A step's batch is worked on in so many parts, one after the other, and gradients are
+            exchanged once: less memory, the same step.
+        local_steps: Steps that each rank makes by itself, with its part of each batch, before weights are averaged.
+        precision: Of the forward pass in training: ``bfloat16``, ``float32``, or ``auto``, which is bfloat16 on GPUs
+            that have it. Weights, validation and the model that is exported are float32.
+        window_rows: Rows, over all ranks, that are in memory and shuffled together; a larger split is streamed.
+        checkpoint_steps: Steps between two checkpoints inside an epoch; 0 checkpoints after each epoch only.
     """
 
     epochs: int = Field(default=10, ge=1, le=100_000)
@@ -35,6 +45,13 @@ class Params(Frozen):
     bins: int = Field(default=16, ge=0, le=256)
     dropout: float = Field(default=0.1, ge=0, lt=1)
     weight_decay: float = Field(default=1e-4, ge=0, allow_inf_nan=False)
+    reduction: Literal["average", "adasum"] = "average"
+    compression: Literal["none", "fp16", "bf16"] = "none"
+    backward_passes_per_step: int = Field(default=1, ge=1)
+    local_steps: int = Field(default=1, ge=1)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    window_rows: int = Field(default=1_000_000, ge=1)
+    checkpoint_steps: int = Field(default=0, ge=0)
 
     @field_validator("hidden")
     @classmethod
@@ -42,6 +59,18 @@ class Params(Frozen):
         if not value or min(value) < 1:
             raise ValueError("needs at least one layer, each at least one unit wide")
         return value
+
+    @model_validator(mode="after")
+    def _one_exchange(self) -> Self:
+        for name, other, why in (
+            ("local_steps", "reduction", "weights are averaged, and no gradients are exchanged"),
+            ("local_steps", "compression", "weights are averaged, and no gradients are exchanged"),
+            ("reduction", "compression", "Adasum compares gradients as they are"),
+        ):
+            set_both = all(getattr(self, each) != Params.model_fields[each].default for each in (name, other))
+            if set_both:
+                raise ValueError(f"{name}={getattr(self, name)!r} and {other}={getattr(self, other)!r}: {why}")
+        return self
 
 
 def parse(params: Mapping[str, Any], own_fit: bool) -> Params:
@@ -59,11 +88,9 @@ def parse(params: Mapping[str, Any], own_fit: bool) -> Params:
         return Params.model_validate(known)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = ".".join(("training.params", *map(str, first["loc"])))
         if first["type"] == "extra_forbidden":
             known_names = ", ".join(Params.model_fields)
             remedy = f"the built-in network knows {known_names}; other parameters need a `fit` of your own"
-            raise SpecError("there is no such parameter", where=f"training.params.{field}", remedy=remedy) from error
-        raise SpecError(
-            f"{first['input']!r}: {first['msg']}", where=f"training.params.{field}", remedy="correct the value"
-        ) from error
+            raise SpecError("there is no such parameter", where=field, remedy=remedy) from error
+        raise SpecError(f"{first['input']!r}: {first['msg']}", where=field, remedy="correct the value") from error

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("airflow_ml.training")
 
 _SHORT = {"train_loss": "loss", "validation_loss": "val loss", "validation_roc_auc": "val auc"}
-_NOT_SHOWN = ("event", "rank", "epoch", "best", "learning_rate", "seconds", "rows_per_s")
+_NOT_SHOWN = ("event", "rank", "epoch", "best", "learning_rate", "seconds", "rows_per_s", "data_wait_share")
 
 
 class Progress:
@@ -68,7 +68,8 @@ def describe(event: Event, epochs: int) -> str:
             f"{event['validation_rows']:,} to validate on"
         )
     if kind == "resumed":
-        return f"resumed after epoch {event['epoch']} of {epochs}"
+        steps = f" and {event['step']} steps" if event.get("step") else ""
+        return f"resumed after epoch {event['epoch']} of {epochs}{steps}"
     if kind == "progress":
         return (
             f"epoch {event['epoch']}/{event['epochs']}, step {event['step']}/{event['steps']}: "

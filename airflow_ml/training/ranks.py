@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_ml.lifecycle.errors import AirflowMLError, TrainingFailed
 from airflow_ml.storage import storage_error
 from airflow_ml.training.events import EventWriter
+from airflow_ml.training.pulse import Pulse
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,16 @@ _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """What an operating system refuses for the disk's sake, whoever wrote: our files or the user's `fit`."""
 
 
+STOP = "AIRFLOW_ML_STOP"
+"""File that is there when the ranks are to stop after their next checkpoint."""
+YIELDED = 75
+"""Exit code of a rank that did."""
+
+
+class Yielded(BaseException):
+    """The ranks stop here, to go on from their checkpoint as others."""
+
+
 def die_with_launcher() -> None:
     """Ask the kernel for KILL at the launcher's death; end now when it is dead already."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
@@ -43,16 +54,26 @@ def die_with_launcher() -> None:
 def main(path: Path) -> None:
     """Train as one rank. An error is sent to the launcher as an event; the exit code says that there was one."""
     events = EventWriter(int(os.environ[EVENTS]), int(os.environ["HOROVOD_RANK"]))
+    pulse = Pulse(events)
+    pulse.start()
     code = 0
     try:
-        _train(path, events)
+        _train(path, events, pulse)
+    except Yielded:
+        code = YIELDED
     except BaseException as raised:
         error = raised
         if isinstance(raised, OSError) and raised.errno in _DISK:
             error = storage_error(raised, Path(raised.filename or path.parent))
         told = isinstance(error, AirflowMLError)
         facts = error.to_dict() if isinstance(error, AirflowMLError) else {"error": type(error).__name__}
-        events.send("failed", **{"what": f"{type(error).__name__}: {error}", **facts}, told=told)
+        events.send(
+            "failed",
+            **{"what": f"{type(error).__name__}: {error}", **facts},
+            told=told,
+            epoch=pulse.epoch,
+            step=pulse.step,
+        )
         # After the event: the log may lie on the very disk that is full.
         with contextlib.suppress(OSError):
             traceback.print_exc()
@@ -65,7 +86,7 @@ def main(path: Path) -> None:
     os._exit(code)
 
 
-def _train(path: Path, events: EventWriter) -> None:
+def _train(path: Path, events: EventWriter, pulse: Pulse) -> None:
     import horovod.torch as hvd
     import torch
 
@@ -79,7 +100,8 @@ def _train(path: Path, events: EventWriter) -> None:
     # Filling memory that nobody reads is what that switch costs most.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     hvd.init()
-    context = FitContext(job, events)
+    pulse.move()
+    context = FitContext(job, events, pulse)
     if context.rank == 0:
         events.send(
             "started",
@@ -90,9 +112,11 @@ def _train(path: Path, events: EventWriter) -> None:
         )
     fit: Callable[[FitContext], nn.Module] = _load(job.fit) if job.fit else loop.fit
     network = fit(context)
+    pulse.move()
     _same_everywhere(network)
     validation = context.validate(network)
     if context.rank == 0:
+        pulse.busy = True
         _write(context, network, job, validation)
     hvd.shutdown()
 

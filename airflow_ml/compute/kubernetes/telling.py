@@ -1,0 +1,54 @@
+"""What of a job is news: facts that were not told yet, and log lines after those that were. No I/O."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_ml.compute.kubernetes.observing import Fact, main_pod, name_of
+
+Object = Mapping[str, Any]
+
+LOG_BYTES = 1 << 20
+LAST_LINES = 15
+
+
+@dataclass
+class Told:
+    """What one who waits for a job has been told so far.
+
+    Attributes:
+        facts: Of its pods.
+        pod: Whose log is told.
+        until: Time of the last line that was told, as Kubernetes writes it.
+    """
+
+    facts: set[Fact] = field(default_factory=set)
+    pod: str = ""
+    until: str = ""
+
+    def news(self, facts: Sequence[Fact]) -> list[str]:
+        """Lines for facts that were not told yet."""
+        new = [fact for fact in facts if fact not in self.facts]
+        self.facts.update(new)
+        return [f"WARNING {fact}" for fact in new]
+
+    def log_of(self, pods: Sequence[Object]) -> tuple[str, dict[str, Any]] | None:
+        """Pod whose log is to be read, and the query; None before there is one."""
+        pod = main_pod(pods)
+        if pod is None:
+            return None
+        if name_of(pod) != self.pod:
+            self.pod, self.until = name_of(pod), ""
+        query = {"container": "base", "timestamps": "true", "limitBytes": LOG_BYTES}
+        return self.pod, query | ({"sinceTime": self.until} if self.until else {})
+
+    def new_lines(self, text: str) -> list[str]:
+        """Lines of a log that was read with `log_of`'s query."""
+        found: list[str] = []
+        for line in text.splitlines():
+            at, _, words = line.partition(" ")
+            # The same second is read again.
+            if at > self.until:
+                self.until = at
+                found.append(words)
+        return found
