@@ -6,7 +6,7 @@ first by its result, the second by the fences in the table.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -72,7 +72,7 @@ class Stage(ABC):
         Raises:
             CommitConflict: They changed.
         """
-        now = self.identify(ctx)
+        now = self.identify(replace(ctx, found={}))  # a new look: what was found before is what may have changed
         if now != ctx.identity:
             changed = sorted(
                 name for name in now.keys() | ctx.identity.keys() if now.get(name) != ctx.identity.get(name)

@@ -1,5 +1,6 @@
 """`StageContext`: what a stage is given: the request, the tables, earlier results, a folder for files, progress."""
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -35,6 +36,9 @@ class StageContext:
     fingerprint: str = ""
     attempt: str = ""
     timings: dict[str, float] = field(default_factory=dict)
+    found: dict[tuple[str, str], JobResult] = field(default_factory=dict)
+    """Results that `upstream` has looked up. Each stage asks for those before it, which ask again: shared along that
+    way, so that the last stage looks for each of them once, and not once for every path to it."""
 
     @property
     def model(self) -> Model:
@@ -107,7 +111,10 @@ class StageContext:
             return result
         # Only those that it takes: a version pins what is scored, and says nothing of the stages before.
         params = {name: value for name, value in self.params.items() if name in stage_of(stage).params}
-        result = find(self.request.model_copy(update={"stage": stage, "params": params}))
+        key = (stage, json.dumps(params, sort_keys=True))
+        result = self.found.get(key) or find(
+            self.request.model_copy(update={"stage": stage, "params": params}), self.found
+        )
         if result is None:
             window = self.request.window
             dates = f" --from {window.start} --to {window.end}" if window else ""
@@ -116,6 +123,7 @@ class StageContext:
                 where=f"model {self.model.name}",
                 remedy=f"run it first: airflow-ml run {stage} {self.model.name}{dates}",
             )
+        self.found[key] = result
         return result
 
     # files of this result

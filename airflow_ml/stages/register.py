@@ -81,6 +81,8 @@ class Register(Stage):
                 metrics=evaluated.metrics,
                 reasons=report.reasons,
                 mlflow_run_id=run_id,
+                usage=trained.summary.get("usage", {}),
+                reports={**judged.reports, **evaluated.reports},
             )
             champions.record(ctx.platform, release)
             is_challenger = version in champions.challengers(ctx.platform, ctx.model.name)
@@ -129,6 +131,7 @@ def _lineage(
         "spec_hash": trained.spec_hash,
         "code_version": _users_code(ctx),
     }
+    tags |= {name: str(value) for name, value in trained.summary.get("usage", {}).items()}
     for table, pin in training_set.summary.get("pins", {}).items():
         tags[f"data.{table}"] = f"{pin['uri']}@{pin['version']}"
     return {f"airflow_ml.{name}": value for name, value in tags.items()}

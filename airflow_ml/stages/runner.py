@@ -25,12 +25,14 @@ STAGES = (
     "validate",
     "features",
     "training_set",
+    "tune",
     "train",
     "evaluate",
     "export",
     "gates",
     "register",
     "release",
+    "rollout",
     "score",
     "feedback",
     "monitor",
@@ -78,9 +80,15 @@ def read_result(path: Path) -> JobResult | None:
         ) from error
 
 
-def identify(request: JobRequest, stage: Stage) -> StageContext:
-    """A context whose identity and fingerprint are set."""
-    ctx = StageContext(request, attempt=uuid.uuid4().hex[:16])
+def identify(request: JobRequest, stage: Stage, found: dict[tuple[str, str], JobResult] | None = None) -> StageContext:
+    """A context whose identity and fingerprint are set.
+
+    Args:
+        request: What is asked.
+        stage: Which answers.
+        found: Results of earlier stages that this look has come by already (`StageContext.found`).
+    """
+    ctx = StageContext(request, attempt=uuid.uuid4().hex[:16], found={} if found is None else found)
     ctx.identity = stage.identify(ctx)
     ctx.fingerprint = fingerprint(
         request.model.name, stage.name, code_version(stage.entry_points(request.model)), ctx.identity
@@ -88,11 +96,11 @@ def identify(request: JobRequest, stage: Stage) -> StageContext:
     return ctx
 
 
-def find(request: JobRequest) -> JobResult | None:
+def find(request: JobRequest, found: dict[tuple[str, str], JobResult] | None = None) -> JobResult | None:
     """The result that this request would return without work; None when there is none."""
     stage = stage_of(request.stage)
     _require_known(request, stage)
-    ctx = identify(request, stage)
+    ctx = identify(request, stage, found)
     result = read_result(ctx.folder / "result.json")
     return result if result is not None and stage.still_true(ctx, result) else None
 

@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,10 @@ if TYPE_CHECKING:
 
 JAVA_FLOOR = 17
 CORES = 2
+_GIVING_UP_S = 30.0
 
 _PROCESS = {
     "spark.driver.memory": "2g",
-    # Jobs last seconds: the quick compiler and the small collector win over those that pay off after minutes.
-    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto",
     "spark.driver.host": "127.0.0.1",
     "spark.driver.bindAddress": "127.0.0.1",
     "spark.ui.enabled": "false",
@@ -29,6 +29,10 @@ _PROCESS = {
     "spark.sql.shuffle.partitions": str(CORES),
 }
 """Of the process that we start: what a cluster's administrator decides elsewhere."""
+
+_JAVA = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Xshare:auto", "-Xlog:disable", "-Xlog:all=error:stderr")
+"""Jobs last seconds: the quick compiler and the small collector win over those that pay off after minutes. And nobody
+has to read that an archive of classes does not fit."""
 
 _QUERIES = {
     # Listing the files of half a year is quicker than starting a job that lists them.
@@ -51,18 +55,19 @@ exec "{java}" "$@"
 
 
 @contextmanager
-def spark_session(name: str) -> Iterator["SparkSession"]:
+def spark_session(name: str, *java: str) -> Iterator["SparkSession"]:
     """A session; where Spark runs already, a new one of that process, which is left running.
 
     Args:
         name: Shown in Spark's logs.
+        *java: More options of a Java that is started for it.
 
     Raises:
         StageError: No Java that Spark accepts.
     """
     from pyspark.sql import SparkSession
 
-    running = SparkSession.getActiveSession()
+    running = _running()
     if running is not None:
         own = running.newSession()
         for key, value in _QUERIES.items():
@@ -77,6 +82,7 @@ def spark_session(name: str) -> Iterator["SparkSession"]:
     # Started by spark-submit, which says where Spark runs and with what.
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         settings |= _PROCESS | {"spark.ui.showConsoleProgress": str(sys.stderr.isatty()).lower()}
+        settings["spark.driver.extraJavaOptions"] = " ".join((*_JAVA, *(java or _archived())))
         builder = builder.master(f"local[{CORES}]")
     for key, value in settings.items():
         builder = builder.config(key, value)
@@ -85,6 +91,38 @@ def spark_session(name: str) -> Iterator["SparkSession"]:
         yield session
     finally:
         session.stop()
+
+
+def _running() -> "SparkSession | None":
+    """The session of this process, where it has one whose context is alive.
+
+    After writes that failed, Spark may give its whole context up, seconds later and in a thread of its own. Python's
+    side is not told of it, and would hand the stopped one out for ever.
+    """
+    from pyspark.sql import SparkSession
+
+    made = SparkSession._instantiatedSession
+    context = made.sparkContext if made is not None else None
+    if made is not None and context is not None and context._jsc is not None and context._jsc.sc().isStopped():
+        # Until the old one is put away to the end, it would take what a new one has with it.
+        contexts = getattr(getattr(made._jvm, "org.apache.spark.SparkContext$"), "MODULE$")
+        deadline = time.monotonic() + _GIVING_UP_S
+        while contexts.getActive().isDefined() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        made.stop()
+    return SparkSession.getActiveSession()
+
+
+def class_archive() -> Path:
+    """Where this environment's archive of Spark's classes is, if :mod:`.spark_archive` has made one."""
+    from pyspark import __version__
+
+    return Path(sys.prefix) / "share" / "airflow-ml" / f"spark-{__version__}.jsa"
+
+
+def _archived() -> tuple[str, ...]:
+    archive = class_archive()
+    return (f"-XX:SharedArchiveFile={archive}",) if archive.exists() else ()
 
 
 def java_home() -> str:

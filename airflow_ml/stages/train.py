@@ -2,21 +2,28 @@
 
 import contextlib
 import json
+import os
 from typing import Any
 
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.registry import tracking
-from airflow_ml.spec import Model
+from airflow_ml.spec import Model, Platform
 from airflow_ml.stages._files import file_of
 from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.context import StageContext, log
+from airflow_ml.stages.tune import best_params
 from airflow_ml.storage import verify
 from airflow_ml.training.events import Event
 from airflow_ml.training.job import TrainingJob
 from airflow_ml.training.launch import launch, threads_of
 from airflow_ml.training.params import parse
+from airflow_ml.training.pods import launch_on_pods
 from airflow_ml.training.progress import Progress
+from airflow_ml.training.usage import USAGE, Ledger, Usage
+from airflow_ml.training.world import World
 
+BEST = "best"
+"""In the place of parameters: those of the best trial."""
 _NO_METRICS = ("event", "rank", "epoch", "best")
 
 
@@ -52,23 +59,34 @@ class Train(Stage):
     def run(self, ctx: StageContext) -> Outcome:
         """Train, or go on where a killed attempt was."""
         training, params = ctx.model.training, _params(ctx)
-        job = _job(ctx, params)
+        world = World.from_environment(os.environ)
+        job = _job(ctx, params, world)
         with ctx.timed("open MLflow run"):
             shown = {**params, "seed": training.seed, "workers": training.workers, "window": str(ctx.window)}
             run_id = tracking.start_run(ctx.platform, ctx.model.name, ctx.fingerprint, shown)
         # The operator links to the run as soon as it reads this.
         log.info("MLflow run %s", run_id)
         progress = Progress(parse(params, own_fit=training.fit is not None).epochs)
+        ledger = Ledger(ctx.state / "usage", ctx.attempt)
 
         def on_event(event: Event) -> None:
             progress(event)
+            if event["event"] == USAGE:
+                # Told at the end, too, when the disk may be what ends it.
+                with contextlib.suppress(AirflowMLError):
+                    ledger.note(event)
             if event["event"] == "epoch":
                 numbers = {name: value for name, value in event.items() if name not in _NO_METRICS}
+                if ctx.request.coordinates is not None and ctx.request.coordinates.trial:
+                    log.info("report %s", json.dumps({"epoch": event["epoch"], **numbers}))
                 tracking.log_metrics(ctx.platform, run_id, numbers, step=int(event["epoch"]))
 
         try:
             with ctx.timed("ranks"):
-                finished = launch(job, ctx.files / "ranks", on_event)
+                if world is None:
+                    finished = launch(job, ctx.files / "ranks", on_event)
+                else:
+                    finished = launch_on_pods(job, world, on_event)
         except BaseException as error:
             # A registry that is gone, too, must not hide why the training ended.
             with contextlib.suppress(AirflowMLError):
@@ -76,6 +94,8 @@ class Train(Stage):
             raise
         finally:
             progress.close()
+        usage = _bill(ledger.total(), ctx.platform)
+        tracking.log_metrics(ctx.platform, run_id, {name: usage[name] for name in ("gpu_hours", "cpu_hours", "cost")})
         tracking.end_run(ctx.platform, run_id)
         with ctx.timed("report"):
             history = _report(ctx, job, finished)
@@ -91,25 +111,40 @@ class Train(Stage):
             summary={
                 "mlflow_run_id": run_id,
                 "mlflow_experiment_id": tracking.experiment_of(ctx.platform, run_id),
-                "world_size": training.workers,
+                "world_size": training.ranks,
                 "best_epoch": finished["best_epoch"],
                 "resumed_from_epoch": finished["resumed_from_epoch"],
+                "usage": usage,
             },
             rows=int(finished["train_rows"]),
         )
 
 
+def _bill(usage: Usage, platform: Platform) -> dict[str, Any]:
+    """Hours of all attempts, and what they cost."""
+    prices = platform.prices
+    gpu_hours, cpu_hours = usage.gpu_s / 3600, usage.cpu_s / 3600
+    return {
+        "gpu_hours": round(gpu_hours, 6),
+        "cpu_hours": round(cpu_hours, 6),
+        "cost": round(gpu_hours * prices.gpu_hour + cpu_hours * prices.cpu_hour, 6),
+        "currency": prices.currency,
+    }
+
+
 def _params(ctx: StageContext) -> dict[str, Any]:
-    """Parameters of the declaration, overridden by the request's ``training``."""
-    given = ctx.params.get("training") or {}
+    """Parameters of the declaration, overridden by the request's ``training``, or by the best of the last study."""
+    given, tune = ctx.params.get("training") or {}, ctx.model.tune
+    if given == BEST or (not given and tune is not None and tune.use_best):
+        return {**ctx.model.training.params, **best_params(ctx, required=given == BEST)}
     if not isinstance(given, dict):
         raise SpecError(
-            f"{given!r} is not an object", where="params.training", remedy='pass {"training": {"epochs": 3}}'
+            f"{given!r} is not an object", where="params.training", remedy='pass {"training": {"epochs": 3}}, or "best"'
         )
     return {**ctx.model.training.params, **given}
 
 
-def _job(ctx: StageContext, params: dict[str, Any]) -> TrainingJob:
+def _job(ctx: StageContext, params: dict[str, Any], world: World | None) -> TrainingJob:
     training_set = ctx.upstream("training_set")
     files = {name: file_of(training_set, name) for name in ("train", "validation", "preprocessing")}
     training = ctx.model.training
@@ -119,11 +154,14 @@ def _job(ctx: StageContext, params: dict[str, Any]) -> TrainingJob:
         fit=training.fit,
         params=params,
         seed=training.seed,
-        workers=training.workers,
+        workers=training.ranks,
         gpus_per_worker=training.gpus_per_worker,
-        threads=threads_of(training.workers),
+        threads=threads_of(training.ranks) if world is None else world.threads,
         state=str(ctx.state / "checkpoints"),
         out=str(ctx.files / "model"),
+        fusion_threshold_mb=training.fusion_threshold_mb,
+        cycle_time_ms=training.cycle_time_ms,
+        step_timeout_s=training.step_timeout_s,
     )
 
 
