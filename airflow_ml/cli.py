@@ -1,5 +1,6 @@
 """`airflow-ml`: the same stages without Airflow, and the commands around them. Heavy imports wait for the command."""
 
+import getpass
 import json
 import logging
 import os
@@ -12,12 +13,19 @@ import typer
 from pydantic import ValidationError
 
 from airflow_ml.compute.platform import load_platform
-from airflow_ml.declarations import check_entry_points, check_training, find_model, spec_problems
+from airflow_ml.declarations import (
+    check_entry_points,
+    check_pods,
+    check_serving,
+    check_training,
+    find_model,
+    spec_problems,
+)
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.serving.server.flags import described
-from airflow_ml.spec import Model, Platform
+from airflow_ml.spec import ConfigMap, Model, Platform
 from airflow_ml.version import __version__
 
 if TYPE_CHECKING:
@@ -84,7 +92,8 @@ def check(model: ModelName) -> None:
     except AirflowMLError as error:
         raise _fail(error) from None
     else:
-        problems = check_training(found) + check_entry_points(found)
+        problems = check_training(found) + check_pods(found, platform) + check_serving(platform)
+        problems += check_entry_points(found)
         if not problems:
             inputs, gates = len(found.features.columns), len(found.gates)
             typer.echo(f"{found.name}: ok ({inputs} inputs, {gates} gates, base {platform.base})")
@@ -112,12 +121,58 @@ def run(
             window=_window(start, end),
             params=_parameters(param or []),
         )
-        from airflow_ml.stages.runner import execute
-
-        result = execute(request)
+        result = _executed(request)
     except AirflowMLError as error:
         raise _fail(error) from None
     _show(result)
+
+
+def _executed(request: JobRequest) -> "JobResult":
+    """Run a stage; a rollout is one that is run again and again, until it has ended."""
+    from airflow_ml.stages.runner import execute
+
+    if request.stage != "rollout":
+        return execute(_searched(request) if request.stage == "tune" else request)
+    from airflow_ml.stages.rollout import run_until_ended
+
+    return run_until_ended(request, lambda line: typer.echo(line))
+
+
+@app.command()
+def rollback(
+    model: ModelName,
+    version: Annotated[int | None, typer.Option("--version", help="former champion; left out: the one before")] = None,
+    reason: Annotated[str, typer.Option("--reason", help="kept in the release record")] = "",
+) -> None:
+    """Bring the traffic back: from the version on its way, or from the champion to the one before it."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        params = {"mode": "rollback", "version": version, "by": getpass.getuser(), "reason": reason}
+        result = _executed(
+            JobRequest(stage="rollout", model=_load(model), platform=load_platform(os.environ), params=params)
+        )
+    except AirflowMLError as error:
+        raise _fail(error) from None
+    _show(result)
+
+
+def _searched(request: JobRequest) -> JobRequest:
+    """The request that records a search, after the search; its trials run where the platform trains."""
+    from airflow_ml.compute import Api, open_compute
+    from airflow_ml.compute.search import STUDIES, Search
+    from airflow_ml.stages.context import StageContext
+
+    def cluster(conn_id: str) -> Api:
+        from airflow_ml.hooks.kubernetes import cluster
+
+        return cluster(conn_id)
+
+    training_set = StageContext(request).upstream("training_set")
+    request = request.model_copy(update={"inputs": {"training_set": training_set.uri}})
+    secrets = {name: value for name in (STUDIES, *request.platform.connections) if (value := os.environ.get(name))}
+    compute = open_compute(request.platform.compute_for("train"), cluster)
+    study = Search(request, compute, secrets, lambda line: typer.echo(line, err=True)).run()
+    return request.model_copy(update={"params": {**request.params, "study": study}})
 
 
 def _load(name: str) -> Model:
@@ -182,6 +237,12 @@ def _serve_flags(platform: Platform) -> list[str]:
     from airflow_ml.stages.workspace import open_base
     from airflow_ml.status import require_readable
 
+    if platform.serving_folder.startswith("s3://") or isinstance(platform.serving.config, ConfigMap):
+        raise SpecError(
+            "the platform's servers run elsewhere: what they serve is in S3, or their config in Kubernetes",
+            where="the platform's serving target",
+            remedy="docker/kubernetes/tf-serving.yaml has such servers; to start one here, give it TF Serving's flags",
+        )
     require_readable(Path(platform.base))
     open_base(Path(platform.base))
     folder = Path(platform.serving_folder)
@@ -190,12 +251,73 @@ def _serve_flags(platform: Platform) -> list[str]:
     return [*(f"--{flag}={address.rpartition(':')[2]}" for flag, address in ports.items()), *base_flags(folder)]
 
 
+@app.command(name="sync-models")
+def sync_models(
+    source: Annotated[str, typer.Option("--from", help="where versions are published: s3://bucket/prefix")],
+    folder: Annotated[Path, typer.Option("--to", help="folder that the server reads")],
+    config: Annotated[Path, typer.Option("--config", help="models.config to follow, as it is mounted")],
+    copy: Annotated[Path | None, typer.Option("--copy-config", help="where the server polls it")] = None,
+    every: Annotated[float, typer.Option("--every", help="seconds between rounds", min=0.1)] = 5.0,
+    once: Annotated[bool, typer.Option("--once", help="one round, as an init container needs it")] = False,
+) -> None:
+    """Keep a model server's disk at what its config names: fetch versions whole, remove those that are named no more.
+
+    A version appears when it is complete, and before the config that names it; it goes after the config that no longer
+    does.
+    """
+    import signal
+    import threading
+
+    from airflow_ml.serving.targets.buckets import S3Shelf
+    from airflow_ml.serving.targets.syncing import Sync
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    try:
+        if not source.startswith("s3://"):
+            raise SpecError(f"{source!r} is not in S3", where="--from", remedy="write s3://bucket/prefix")
+        sync = Sync(S3Shelf(source, str(folder)), folder.absolute(), config.absolute(), copy and copy.absolute())
+        if once:
+            for problem in sync.round():
+                typer.secho(problem, fg="red", err=True)
+            return
+    except AirflowMLError as error:
+        raise _fail(error) from None
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    sync.follow(every, stop)
+
+
 @app.command()
-def demo(exit_: Annotated[bool, typer.Option("--exit", help="end after the summary, stop everything")] = False) -> None:
+def gateway(
+    model: ModelName,
+    host: Annotated[str, typer.Option("--host", help="address to listen on")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", help="REST; 0 takes a free one")] = 8600,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", help="gRPC; 0 takes a free one")] = 8601,
+) -> None:
+    """Answer requests of raw features by name: routed by the release record, checked, rescued, logged to the lake."""
+    from airflow_ml.gateway.main import run as serve_gateway
+    from airflow_ml.stages.workspace import open_base
+    from airflow_ml.status import require_readable
+
+    try:
+        found, platform = _load(model), load_platform(os.environ)
+        require_readable(Path(platform.base))
+        open_base(Path(platform.base))
+        serve_gateway(found, platform, host, port, grpc_port)
+    except AirflowMLError as error:
+        raise _fail(error) from None
+
+
+@app.command()
+def demo(
+    exit_: Annotated[bool, typer.Option("--exit", help="end after the summary, stop everything")] = False,
+    pods: Annotated[bool, typer.Option("--pods", help="train in pods of the cluster of KUBECONFIG")] = False,
+) -> None:
     """Run the whole closed loop on the flights of 2013, in a real Airflow, and show the summary."""
     from airflow_ml.examples.flights.demo.main import run_demo
 
-    raise typer.Exit(run_demo(leave_running=not exit_))
+    raise typer.Exit(run_demo(leave_running=not exit_, pods=pods))
 
 
 if __name__ == "__main__":

@@ -6,11 +6,17 @@ from typing import Any, ClassVar
 
 from airflow.sdk import BaseHook, conf
 
+from airflow_ml.compute import Compute, open_compute
 from airflow_ml.compute.platform import SETTINGS, load_platform, platform_from
+from airflow_ml.hooks.kubernetes import cluster
+from airflow_ml.hooks.tf_serving import handed
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
-from airflow_ml.spec import Platform
+from airflow_ml.spec import ConfigMap, Platform
 
 SECTION = "airflow_ml"
+
+_RELEASING = ("release", "rollout")
+"""Stages that change what model servers serve."""
 
 
 def configured() -> dict[str, str]:
@@ -57,8 +63,29 @@ class PlatformHook(BaseHook):
             return platform_from(settings, where=f"[{SECTION}] of Airflow's configuration")
         return load_platform(os.environ)
 
-    def secrets(self) -> dict[str, str]:
+    def compute(self, stage: str, kind: str | None = None) -> Compute:
+        """The compute that a stage runs on.
+
+        Args:
+            stage: Its name.
+            kind: Of the compute, where the task asks for one.
+
+        Raises:
+            SpecError: The platform declares none of this kind, or its connection leads nowhere.
+        """
+        try:
+            spec = self.platform.compute_for(stage, kind)
+        except ValueError as error:
+            raise SpecError(
+                str(error), where=f"stage {stage}", remedy="add one to `computes` of the platform"
+            ) from error
+        return open_compute(spec, cluster)
+
+    def secrets(self, stage: str = "") -> dict[str, str]:
         """Environment variables of a job: passwords of the connections that the platform names.
+
+        Args:
+            stage: That the job runs; those that release get the connections of the serving target, too.
 
         Raises:
             SpecError: A connection has no password.
@@ -73,6 +100,11 @@ class PlatformHook(BaseHook):
                     remedy=f"set it: {variable} takes it",
                 )
             found[variable] = password
+        if stage in _RELEASING:
+            serving = self.platform.serving
+            cluster_id = serving.config.conn_id if isinstance(serving.config, ConfigMap) else None
+            for conn_id in filter(None, (serving.conn_id, cluster_id)):
+                found |= handed(self.get_connection(conn_id), conn_id).to_environment()
         return found
 
     def test_connection(self) -> tuple[bool, str]:

@@ -6,7 +6,7 @@ from airflow.sdk import BaseNotifier
 from airflow.sdk.exceptions import AirflowSensorTimeout
 
 from airflow_ml.hooks.platform import PlatformHook
-from airflow_ml.lifecycle.alerts import Message, input_broken, of_decision
+from airflow_ml.lifecycle.alerts import Message, input_broken, of_decision, of_rollout
 from airflow_ml.lifecycle.errors import BadFile, DataBroken, InputError, MissingPartition
 from airflow_ml.spec import Platform
 
@@ -22,8 +22,8 @@ class ModelAlertNotifier(BaseNotifier):
 
     As ``on_failure_callback`` of a task that reads a source, or waits for it, it says that the input is broken, if that
     is why the task failed: a full disk or a killed job is no message about data. As ``on_success_callback`` of
-    `DecideRetrainingOperator` it sends what the decision calls for. Without ``alerts.smtp_conn_id`` and recipients in
-    the platform it sends nothing.
+    `DecideRetrainingOperator` it sends what the decision calls for, and of a rollout, that it went back. Without
+    ``alerts.smtp_conn_id`` and recipients in the platform it sends nothing.
 
     Args:
         model: Name.
@@ -51,7 +51,10 @@ class ModelAlertNotifier(BaseNotifier):
         error = context.get("exception")
         if error is None:
             result = ti.xcom_pull(task_ids=ti.task_id)
-            return of_decision(self.model, result["summary"], {"Task log": ti.log_url}) if result else None
+            if not result:
+                return None
+            calls = of_rollout if result.get("stage") == "rollout" else of_decision
+            return calls(self.model, result["summary"], {"Task log": ti.log_url})
         # The text of a stage's error begins with its class (see `operators.errors`). Where a dead task's callback runs
         # there is only the text; in the task itself the stage's own error is the exception's context.
         kind, _, text = str(error).partition(": ")

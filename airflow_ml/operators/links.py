@@ -49,6 +49,23 @@ class TrainingRunLink(StageLink):
     name = "Training run"
 
 
+class ReleaseRecordLink(StageLink):
+    """Everything that is known of a version: its gates, who approved it, its way to its traffic."""
+
+    name = "Release record"
+
+
+def release_url(dag_id: str, model: str, version: int) -> str:
+    """Address of a version's page: the DAG decides who may see it."""
+    base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
+    return f"{base}/airflow-ml/releases/{quote(dag_id, safe='')}/{model}/{version}"
+
+
+def release_report_url(dag_id: str, model: str, version: int, report: str) -> str:
+    """Address of a report that a version was registered with."""
+    return f"{release_url(dag_id, model, version)}/{quote(report, safe='')}"
+
+
 def report_url(dag_id: str, model: str, request: str, report: str) -> str:
     """Address of a report: the DAG decides who may see it, the request which file it is."""
     base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")

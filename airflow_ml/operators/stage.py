@@ -1,21 +1,26 @@
 """`StageOperator`: a task that sends one request to a compute, waits for it, and keeps the result."""
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, conf
 
-from airflow_ml.compute import Compute, Handle, open_compute, wait
+from airflow_ml.compute import Compute, Handle, JobState, KubernetesPods, Phase, follow, wait
+from airflow_ml.compute.base import TIMEOUT_S
+from airflow_ml.compute.exchange import read_response
 from airflow_ml.compute.local import die_with_parent
 from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.hooks.windows import FROM_RUN, TO_RUN, rendered_window
-from airflow_ml.lifecycle.errors import AirflowMLError
+from airflow_ml.lifecycle.errors import AirflowMLError, JobFailed
+from airflow_ml.lifecycle.logs import masked, split_level
 from airflow_ml.lifecycle.requests import Coordinates, JobRequest, JobResult
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.operators.errors import as_airflow
 from airflow_ml.operators.links import MLflowRunLink, ModelVersionLink, ReportLink, links_of, report_url, url_in_log
 from airflow_ml.operators.results import NOTE, note_of, to_xcom
 from airflow_ml.spec import Model, Platform
+from airflow_ml.triggers.job import JobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -35,6 +40,8 @@ class StageOperator(BaseOperator):
         stage_params: Parameters of the stage.
         platform: Where things are; None asks Airflow's configuration when the task runs.
         airflow_ml_conn_id: Connection of type ``airflow_ml`` that describes the platform.
+        compute: Kind of the compute, ``local`` or ``kubernetes``, for a task that does not run where the platform runs
+            its stage.
         deferrable: Whether to leave the worker while a job runs. It does so where the job outlives its task; a local
             process ends with its task and is always waited for in the worker.
     """
@@ -60,6 +67,7 @@ class StageOperator(BaseOperator):
         stage_params: Mapping[str, Any] | None = None,
         platform: Platform | None = None,
         airflow_ml_conn_id: str | None = None,
+        compute: str | None = None,
         deferrable: bool = conf.getboolean("operators", "default_deferrable", fallback=False),
         **kwargs: Any,
     ) -> None:
@@ -71,6 +79,7 @@ class StageOperator(BaseOperator):
         self.stage_params = dict(stage_params or {})
         self.platform = platform
         self.airflow_ml_conn_id = airflow_ml_conn_id
+        self.compute = compute
         self.deferrable = deferrable
         self.links: dict[str, str] = {}
         # For the message about a failure: the partitions that were asked for, and the page of a refusal.
@@ -80,26 +89,82 @@ class StageOperator(BaseOperator):
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the request, wait, and return what later tasks need."""
+        return self.finish(context, *self.run_stage(context))
+
+    def resume(self, context: "Context", event: dict[str, Any]) -> dict[str, Any]:
+        """Go on when the trigger has seen the job end."""
+        return self.finish(context, *self.job_ended(context, event))
+
+    def run_stage(self, context: "Context") -> tuple[Platform, JobResult, Handle]:
+        """Send the request and wait."""
         hook = PlatformHook(self.airflow_ml_conn_id, self.platform)
         try:
             request = self.request(context, hook.platform)
-            compute = open_compute(hook.platform.compute_for(self.stage))
-            if not compute.outlives_task:
-                if self.deferrable:
-                    self.log.info("the job ends with its task, so the task waits for it in the worker")
-                if _under_supervisor():
-                    die_with_parent()
-            secrets = hook.secrets()
-            handle = compute.submit(request, secrets)
+            compute = hook.compute(self.stage, self.compute)
+            if not compute.outlives_task and self.deferrable:
+                self.log.info("the job ends with its task, so the task waits for it in the worker")
+            go_with_supervisor(compute)
+            secrets = hook.secrets(self.stage)
+            handle = compute.submit(request, secrets, self._timeout_s())
             self._job = compute, handle
             self.log.info("stage %s of %s%s: %s", self.stage, self.model.name, _of(request.window), handle.folder)
-            tell = self._teller(context, hook.platform, secrets.values())
-            result = wait(compute, handle, tell)
+            if handle.job is not None:
+                self.log.info("job %s in namespace %s", handle.job.name, handle.job.namespace)
+            if self.deferrable and isinstance(compute, KubernetesPods):
+                # A trigger that fires at once may fail its task (apache/airflow #71580): look before leaving.
+                state = compute.poll(handle)
+                if state.phase is Phase.RUNNING:
+                    self._leave(compute, handle, hook.platform)
+                result = self._ended(state)
+            else:
+                result = wait(compute, handle, self._teller(context, hook.platform, secrets.values()))
         except AirflowMLError as error:
             if self._job is not None:
                 self._link_pages(context, error, self._job[1])
             raise as_airflow(error) from None
-        return self.finish(context, hook.platform, result, handle)
+        return hook.platform, result, handle
+
+    def job_ended(self, context: "Context", event: dict[str, Any]) -> tuple[Platform, JobResult, Handle]:
+        """What the job has left that a trigger saw end."""
+        hook = PlatformHook(self.airflow_ml_conn_id, self.platform)
+        job = Handle.model_validate(event["handle"])
+        try:
+            if event["status"] == "timeout":
+                raise JobFailed(
+                    f"the job was ended after the task's execution_timeout of {self._timeout_s():.0f} s",
+                    where=job.folder,
+                    remedy="raise execution_timeout; a retry goes on from the last checkpoint",
+                )
+            if event["status"] == "error":
+                raise AirflowMLError.from_dict(event)
+            self.asked = self.window(context, hook.platform)
+            if event["status"] == "taken":
+                raise JobFailed("another try of this task has taken the job over", remedy="see that try")
+            response = read_response(job.folder) if event["answered"] else None
+            result = self._ended(JobState(Phase.ENDED, event["code"], response, event["detail"], event["remedy"]))
+        except AirflowMLError as error:
+            self._link_pages(context, error, job)
+            raise as_airflow(error) from None
+        return hook.platform, result, job
+
+    def _leave(self, compute: KubernetesPods, handle: Handle, platform: Platform) -> None:
+        """Give the worker back until the job has ended."""
+        spec = compute.spec.model_dump(mode="json")
+        deadline, connections = time.time() + self._timeout_s(), list(platform.connections.values())
+        self.defer(
+            trigger=JobTrigger(handle.model_dump(mode="json"), spec, deadline, connections), method_name="resume"
+        )
+
+    def _ended(self, state: JobState) -> JobResult:
+        following = follow(state)
+        if following.error is not None:
+            raise following.error
+        if following.result is None:
+            raise JobFailed("the job still runs", remedy="a retry goes on waiting for it")
+        return following.result
+
+    def _timeout_s(self) -> float:
+        return TIMEOUT_S if self.execution_timeout is None else self.execution_timeout.total_seconds()
 
     def request(self, context: "Context", platform: Platform) -> JobRequest:
         """The request of this task."""
@@ -122,6 +187,7 @@ class StageOperator(BaseOperator):
                 run_id=ti.run_id,
                 map_index=-1 if ti.map_index is None else ti.map_index,
                 try_number=ti.try_number,
+                task_instance=str(ti.id),
             ),
         )
 
@@ -166,11 +232,8 @@ class StageOperator(BaseOperator):
         """Takes the lines of the job: to the task's log, and the link to a run in MLflow as soon as it is named."""
 
         def tell(line: str) -> None:
-            level, _, text = masked(line, secrets).partition(" ")
-            if level in ("WARNING", "ERROR", "CRITICAL"):
-                (self.log.warning if level == "WARNING" else self.log.error)("%s", text)
-            else:
-                self.log.info("%s", text if level in ("INFO", "DEBUG") else f"{level} {text}".rstrip())
+            level, text = split_level(masked(line, secrets))
+            self.log.log(level, "%s", text)
             url = url_in_log(text, platform)
             if url is not None:
                 link = MLflowRunLink().xcom_key
@@ -184,14 +247,10 @@ def _of(window: Window | None) -> str:
     return f", {window}" if window else ""
 
 
-def masked(line: str, secrets: Iterable[str]) -> str:
-    """A log line without secrets.
-
-    Airflow masks what it stores; the copy that goes to the scheduler's standard output it does not.
-    """
-    for secret in secrets:
-        line = line.replace(secret, "***") if secret else line
-    return line
+def go_with_supervisor(compute: Compute) -> None:
+    """A job that ends with its task must not outlive the task's supervisor, which the task itself would."""
+    if not compute.outlives_task and _under_supervisor():
+        die_with_parent()
 
 
 def _under_supervisor() -> bool:

@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from airflow_ml.compute.search import Search
+from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.hooks.readiness import newest
 from airflow_ml.hooks.windows import FROM_PARAM, TO_PARAM, rendered_window
-from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.operators.stage import StageOperator
+from airflow_ml.operators.errors import as_airflow
+from airflow_ml.operators.stage import StageOperator, go_with_supervisor
 from airflow_ml.spec import Platform
 
 if TYPE_CHECKING:
@@ -65,11 +68,57 @@ class BuildTrainingSetOperator(TrainingOperator):
     stage: ClassVar[str] = "training_set"
 
 
+class TuneModelOperator(TrainingOperator):
+    """Searches for training parameters: each trial is a job of the training's compute. A retry goes on with the study.
+
+    The input ``training_set`` has to be given. What it returns is an input of `TrainModelOperator`, under ``tune``.
+    """
+
+    stage: ClassVar[str] = "tune"
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._search: Search | None = None
+        self._study: dict[str, Any] = {}
+
+    def execute(self, context: "Context") -> dict[str, Any]:
+        """Search, and then record what was found."""
+        hook = PlatformHook(self.airflow_ml_conn_id, self.platform)
+        try:
+            request = self.request(context, hook.platform)
+            if "training_set" not in request.inputs:
+                raise SpecError(
+                    "there is nothing to train on",
+                    where=f"task {self.task_id}",
+                    remedy='give it inputs={"training_set": build_training_set.output}',
+                )
+            compute, secrets = hook.compute("train", self.compute), hook.secrets()
+            go_with_supervisor(compute)
+            tell = self._teller(context, hook.platform, secrets.values())
+            self._search = Search(request, compute, secrets, tell)
+            self._study = self._search.run()
+        except AirflowMLError as error:
+            raise as_airflow(error) from None
+        self._search = None
+        return super().execute(context)
+
+    def parameters(self, context: "Context") -> dict[str, Any]:
+        """With the study, when there is one."""
+        return super().parameters(context) | ({"study": self._study} if self._study else {})
+
+    def on_kill(self) -> None:
+        """Ask the trials to end, or the job that records them."""
+        if self._search is not None:
+            self._search.cancel(wait=False)
+        super().on_kill()
+
+
 class TrainModelOperator(TrainingOperator):
     """Trains by Horovod; a retry goes on from the last checkpoint.
 
     Args:
-        training_params: Overrides of ``model.training.params`` for this run, templated; a mapping, or JSON of one.
+        training_params: Overrides of ``model.training.params`` for this run, templated; a mapping, or JSON of one; or
+            ``"best"`` for those of the study that ``inputs`` name under ``tune``, or of the last one.
         **kwargs: As of `StageOperator`.
     """
 
@@ -82,6 +131,8 @@ class TrainModelOperator(TrainingOperator):
 
     def parameters(self, context: "Context") -> dict[str, Any]:
         """With the overrides that are set."""
+        if self.training_params == "best":
+            return super().parameters(context) | {"training": "best"}
         given = json.loads(self.training_params) if isinstance(self.training_params, str) else self.training_params
         changes = {name: value for name, value in (given or {}).items() if value is not None}
         return super().parameters(context) | ({"training": changes} if changes else {})

@@ -39,7 +39,8 @@ def model_dags(model: Model, platform: Platform | None = None) -> dict[str, DAG]
         groups.scoring_tasks(model, platform)
     with _dag(model, "monitoring", form(WindowForm), schedule=after_the_day, max_active_runs=1) as monitoring:
         groups.monitoring_tasks(model, platform)
-    with _dag(model, "release", form(ReleaseForm), schedule=None, max_active_runs=1) as release:
+    # A canary may go on for hours, and an approval wait for a day: a rollback must not queue behind them.
+    with _dag(model, "release", form(ReleaseForm), schedule=None, max_active_runs=8) as release:
         groups.release_tasks(model, platform)
     return {dag.dag_id: dag for dag in (data, training, scoring, monitoring, release)}
 

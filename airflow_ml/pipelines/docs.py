@@ -15,7 +15,8 @@ partitions are replaced.""",
 Started by drift (run id `drift__<window end>`), or by hand: the window ends with `to` (left out: the newest day with
 labels). One run at a time.
 
-Training set → train → evaluate, export → gates → register → release. A model that its gates reject is registered as
+Training set → train → evaluate, export → gates → register → release, in canary steps and after a person's approval
+where the model declares them. A model that its gates reject is registered as
 rejected and not released; the run is a success, and its note says `rejected` with the reasons.
 
 **Clearing** a task reruns it and what follows; finished stages with the same inputs return their result.""",
@@ -29,8 +30,18 @@ When `ds` is over it waits for predictions and labels of `ds`, joins them, compa
 the release's reference, and decides: healthy, retrain, broken input, or why not now. Decisions are kept in the ledger
 table, are taken in order, and count in data time. Backfill with `--max-active-runs 1`.""",
     "release": """\
-Promotes the `version` of the form, or rolls back to it: a registered version that has passed its gates. The champion
-moves only if nobody moved it meanwhile.""",
+Takes the `version` of the form to its traffic: a registered version that has passed its gates. The champion moves only
+if nobody moved it meanwhile.
+
+Where the model declares an approval, a person is asked in the task `approve`, who sees the gate report. The answer is
+kept in the release record; without one in time the declared default counts. A release that is rejected, or rolled
+back, is no failure of the run: its note says what happened.
+
+`mode`: **declared**, as the model says; **canary**, in `steps`, judged at each; **shadow**, copies of requests and
+nothing more; **at_once**, all traffic now; **rollback**, all traffic back: from the version that is on its way, else to
+the champion before this one, or to `version`. A rollback asks nobody and waits for no other run.
+
+**Stopping** the task (mark it, clear it) does what the model's `Canary.interrupted` declares.""",
 }
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from datetime import date
-from typing import Any
+from typing import Annotated, Any, Literal
 
 from airflow.sdk import Param
 from pydantic import BaseModel, ConfigDict, Field
@@ -28,10 +28,24 @@ class ScoringForm(WindowForm):
 
 
 class ReleaseForm(BaseModel):
-    """Promote or roll back."""
+    """Roll out, promote or roll back."""
 
-    version: int = Field(ge=1, title="Version", description="Registered version that goes into production.")
-    reason: str = Field(default="", title="Reason", description="Kept in the champion's history.")
+    version: int | None = Field(
+        default=None,
+        ge=1,
+        title="Version",
+        description="Registered version that goes into production. Left out, in mode rollback: the one before.",
+    )
+    mode: Literal["declared", "canary", "shadow", "at_once", "rollback"] = Field(
+        default="declared",
+        title="Mode",
+        description="As the model declares it; in canary steps; only copies of requests; all traffic at once; back.",
+    )
+    steps: list[Annotated[float, Field(gt=0, lt=1)]] | None = Field(
+        default=None, title="Steps", description="Canary steps in place of the declared ones: shares that rise."
+    )
+    reason: str = Field(default="", title="Reason", description="Kept in the release record.")
+    by: str = Field(default="", title="Who", description="Kept in the release record. Left out: the user.")
 
 
 class TrainingForm(BaseModel):

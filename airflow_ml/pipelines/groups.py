@@ -8,6 +8,7 @@ from airflow.sdk import TaskGroup, TriggerRule
 
 from airflow_ml.notifications import ModelAlertNotifier
 from airflow_ml.operators import (
+    ApproveReleaseOperator,
     BuildFeaturesOperator,
     BuildTrainingSetOperator,
     CheckGatesOperator,
@@ -20,6 +21,7 @@ from airflow_ml.operators import (
     MonitorModelOperator,
     RegisterModelOperator,
     ReleaseModelOperator,
+    RolloutModelOperator,
     ScoreOperator,
     SendAlertOperator,
     TrainModelOperator,
@@ -28,7 +30,7 @@ from airflow_ml.operators import (
 )
 from airflow_ml.pipelines.assets import model_asset
 from airflow_ml.sensors import LabelsArrivedSensor, LandingFileSensor, PartitionCommittedSensor
-from airflow_ml.spec import Model, Platform
+from airflow_ml.spec import Canary, Model, Platform
 
 TASK_DEFAULTS: dict[str, Any] = {
     "retries": 2,
@@ -87,9 +89,60 @@ def training_tasks(model: Model, platform: Platform | None = None, training_para
     gates = CheckGatesOperator(task_id="check_gates", inputs=done, **common)
     done = {**done, "gates": gates.output}
     register = RegisterModelOperator(task_id="register", inputs=done, **common)
-    ReleaseModelOperator(
-        task_id="release", inputs={"register": register.output}, outlets=[model_asset(model.name, "release")], **common
-    )
+    if model.approval is None and model.serving.canary is None:
+        ReleaseModelOperator(
+            task_id="release",
+            inputs={"register": register.output},
+            outlets=[model_asset(model.name, "release")],
+            **common,
+        )
+        return
+    registered = {"inputs": {"register": register.output}}
+    _rollout_tasks(model, platform, registered, registered)
+
+
+def _rollout_tasks(
+    model: Model, platform: Platform | None, wanted: Mapping[str, Any], asked: Mapping[str, Any]
+) -> None:
+    """To its traffic; with a person's approval before it, or in the middle, where that is declared.
+
+    In the middle the rollout goes on being judged while a person is asked: a version that gets worse goes back without
+    an answer.
+
+    Args:
+        model: The declaration.
+        platform: Where things are.
+        wanted: Arguments of the rollout.
+        asked: Arguments of the approval.
+    """
+    common: dict[str, Any] = {"model": model, "platform": platform}
+    ends: dict[str, Any] = {
+        **common,
+        **wanted,
+        **_patience(model),
+        "outlets": [model_asset(model.name, "release")],
+        # A release that went back is no failure, and a person is told of it all the same.
+        "on_success_callback": ModelAlertNotifier(model.name, platform),
+    }
+    if model.approval is None:
+        RolloutModelOperator(task_id="rollout", **ends)
+        return
+    if model.approval.above == 0:
+        ApproveReleaseOperator(task_id="approve", **common, **asked) >> RolloutModelOperator(task_id="rollout", **ends)
+        return
+    canary = RolloutModelOperator(task_id="canary", until_approval=True, **ends)
+    seen = {"canary": canary.output}
+    ApproveReleaseOperator(task_id="approve", **{**common, **asked, "inputs": {**asked.get("inputs", {}), **seen}})
+    RolloutModelOperator(task_id="rollout", **{**ends, "inputs": {**wanted.get("inputs", {}), **seen}})
+
+
+def _patience(model: Model) -> dict[str, timedelta]:
+    """A timeout for a rollout that may rightly take longer than other tasks."""
+    plan = model.serving.canary or Canary()
+    waits = plan.judging.max_wait_s * (len(plan.steps) + plan.shadow) + plan.watch_s
+    asked = model.approval.deadline_s if model.approval is not None and model.approval.above else 0.0
+    needed = timedelta(seconds=waits + asked) + timedelta(hours=1)
+    return {} if needed <= TASK_DEFAULTS["execution_timeout"] else {"execution_timeout": needed}
 
 
 def scoring_tasks(model: Model, platform: Platform | None = None) -> None:
@@ -136,14 +189,16 @@ def monitoring_tasks(model: Model, platform: Platform | None = None) -> None:
 
 
 def release_tasks(model: Model, platform: Platform | None = None) -> None:
-    """Promote or roll back to the version of the form."""
-    ReleaseModelOperator(
-        task_id="release",
-        model=model,
-        platform=platform,
-        stage_params={"version": "{{ params['version'] }}", "reason": "{{ params.get('reason') or '' }}"},
-        outlets=[model_asset(model.name, "release")],
-    )
+    """What the form asks for."""
+    version, mode = "{{ params.get('version') or '' }}", "{{ params['mode'] }}"
+    wish = {
+        "version": version,
+        "mode": mode,
+        "steps": "{{ params.get('steps') or '' }}",
+        "reason": "{{ params.get('reason') or '' }}",
+        "by": "{{ params.get('by') or dag_run.triggering_user_name or '' }}",
+    }
+    _rollout_tasks(model, platform, {"stage_params": wish}, {"version": version, "mode": mode})
 
 
 def _group(model: Model, what: str, group_id: str | None, default_args: Mapping[str, Any] | None) -> TaskGroup:
