@@ -4,13 +4,16 @@ from datetime import date
 
 from airflow_ml.spec import (
     Budget,
+    Canary,
     Column,
     Features,
     Files,
     Horovod,
+    Judging,
     Label,
     Model,
     Monitoring,
+    Online,
     Schema,
     Scoring,
     Serving,
@@ -151,9 +154,24 @@ flights = Model(
         calibrated(0.1),
         servable(max_p99_latency_ms=100),
     ),
-    serving=Serving(golden_rows=32),
+    serving=Serving(
+        golden_rows=32,
+        # A machine that trains, scores and serves at once answers late now and then.
+        online=Online(deadline_ms=2000),
+        # Half a minute, for a demo. A model that is retrained because the world has changed is meant to score
+        # otherwise: the storms of December move its probabilities by a PSI of 1.9. If they are right, labels tell.
+        canary=Canary(
+            shadow=False,
+            steps=(0.2, 0.5),
+            watch_s=3,
+            judging=Judging(
+                min_requests=20, max_wait_s=8, error_margin=0.1, latency_factor=5, score_limit=4.0, min_labels=100
+            ),
+        ),
+    ),
     scoring=Scoring(threshold=0.35),
-    # Over the year, no first or second week after a training reaches this share; the storms of December do.
+    # In the half year that `make bench` plays, weeks reach this share in early July, in late September, and in the
+    # storms of December.
     monitoring=Monitoring(
         window=7,
         numeric_distance=0.8,

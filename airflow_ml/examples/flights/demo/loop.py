@@ -6,13 +6,15 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 from airflow_ml.examples.flights.demo.rest import AirflowRest, TaskRow
-from airflow_ml.examples.flights.demo.summary import StageTime, Summary, auc_by_week
+from airflow_ml.examples.flights.demo.summary import StageTime, Summary, WatchedWeek, arms, auc_by_week
+from airflow_ml.examples.flights.demo.traffic import Callers, callers
 from airflow_ml.examples.flights.model import flights
 from airflow_ml.examples.flights.world import World
 from airflow_ml.lake import LakeTable
@@ -167,19 +169,52 @@ class Loop:
         run_id = self._run(f"monitoring {observed}", "monitoring", window(observed))
         result = self.rest.result(f"{self.model.name}_monitoring", run_id, "decide_retraining")
         decision: dict[str, Any] = result.get("summary", {})
+        seen = self.rest.result(f"{self.model.name}_monitoring", run_id, "monitor")
+        metrics = seen.get("metrics", {})
+        names = ("drifted_share", "positive_rate", "prediction_mean", "roc_auc", "log_loss")
+        self.summary.watched.append(
+            WatchedWeek(
+                window=str(observed),
+                verdict=str(decision.get("decision")),
+                model_version=seen.get("summary", {}).get("model_version"),
+                **{name: metrics.get(name) for name in names},
+            )
+        )
         self.say(f"    verdict for {observed}: {decision.get('decision')}: {'; '.join(decision.get('reasons', []))}")
         return observed, decision
 
     def _retraining(self, run_id: str) -> None:
+        """Wait for it; from the moment when its model has passed the gates, people ask for flights."""
         dag_id = f"{self.model.name}_training"
-        state = self.rest.wait(dag_id, run_id, 900, self._on_task("retraining", dag_id))
-        verdict = self.rest.result(dag_id, run_id, "check_gates").get("summary", {})
+        show = self._on_task("retraining", dag_id)
+        verdict: dict[str, Any] = {}
+        asking: list[Callers] = []
+        with ExitStack() as online:
+
+            def ended(row: TaskRow) -> None:
+                show(row)
+                if row.task_id == "check_gates" and row.state == "success":
+                    verdict.update(self.rest.result(dag_id, run_id, "check_gates").get("summary", {}))
+                    if verdict.get("verdict") == "passed":
+                        asking.append(online.enter_context(self._callers()))
+
+            state = self.rest.wait(dag_id, run_id, 900, ended)
+        rollout = self.rest.result(dag_id, run_id, "rollout").get("summary", {})
+        for each in asking:
+            self.summary.online = arms(each.traffic, rollout)
         outcome = {"passed": "promoted", "rejected": "rejected"}.get(str(verdict.get("verdict")), "failed")
+        reasons = list(verdict.get("reasons", []))
+        if rollout.get("state") == "rolled_back":
+            outcome, reasons = "rolled back", [rollout["reason"]]
         self.summary.retraining = {
             "run_id": run_id,
             "outcome": outcome if state == "success" else "failed",
-            "reasons": list(verdict.get("reasons", [])),
+            "reasons": reasons,
         }
+
+    def _callers(self) -> AbstractContextManager[Callers]:
+        nights = Window.ending(self.calendar.nights.end, 7)
+        return callers(self.model, self.base, nights, self.environment, self.base.parent / "gateway.log")
 
     def _finish(self, scored: Window) -> None:
         """Champions, AUC by week, and one online prediction."""

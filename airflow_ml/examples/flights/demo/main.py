@@ -16,6 +16,7 @@ from types import FrameType
 
 import airflow_ml
 from airflow_ml.examples.flights.demo.loop import Loop
+from airflow_ml.examples.flights.demo.pods import computes
 from airflow_ml.examples.flights.demo.processes import Addresses, airflow_environment, process, tail, wait_until
 from airflow_ml.examples.flights.demo.rest import AirflowRest
 from airflow_ml.examples.flights.demo.summary import StageTime, Summary, find_problems, render
@@ -25,19 +26,20 @@ ROOT = Path("build/demo")
 DAGS = {f"flights_{name}" for name in ("data", "training", "scoring", "monitoring", "release")}
 
 
-def run_demo(leave_running: bool, root: Path = ROOT) -> int:
+def run_demo(leave_running: bool, root: Path = ROOT, pods: bool = False) -> int:
     """Play the loop from an empty base.
 
     Args:
         leave_running: Stay up after the summary until Ctrl-C.
         root: Everything is written below it; what an earlier demo left there is removed.
+        pods: Train in pods of a cluster instead of processes of this machine.
 
     Returns:
         Exit code: 1 when anything in the loop did not happen.
     """
     try:
         with _only_one(root.resolve()):
-            return _run(leave_running, root.resolve())
+            return _run(leave_running, root.resolve(), pods)
     except AirflowMLError as error:
         print(f"{error}", file=sys.stderr)
         return 1
@@ -63,7 +65,7 @@ def _only_one(root: Path) -> Iterator[None]:
         yield
 
 
-def _run(leave_running: bool, root: Path) -> int:
+def _run(leave_running: bool, root: Path, pods: bool) -> int:
     shutil.rmtree(root, ignore_errors=True)
     home, base = root / "airflow", root / "base"
     base.mkdir(parents=True)
@@ -72,6 +74,8 @@ def _run(leave_running: bool, root: Path) -> int:
     (home / "passwords.json").write_text(json.dumps({"admin": password}))
     addresses = Addresses.free()
     environment = airflow_environment(home, base, _dags_folder(root), addresses)
+    if pods:
+        environment["AIRFLOW__AIRFLOW_ML__COMPUTES"] = computes(base)
     # SIGTERM ends the demo as Ctrl-C does: through the `finally` that ends what it started.
     signal.signal(signal.SIGTERM, _interrupt)
     summary = Summary(problems=["the loop was not played to its end"])

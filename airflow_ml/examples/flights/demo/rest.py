@@ -12,7 +12,8 @@ from typing import Any
 
 from airflow_ml.lifecycle.errors import JobFailed
 
-POLL_S = 1.0
+POLL_S = 2.0
+"""Each look costs the API server as much CPU as a small task; it is shared with the tasks that it looks at."""
 _DONE = {"success", "failed"}
 
 

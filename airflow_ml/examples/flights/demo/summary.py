@@ -1,14 +1,18 @@
 """What the demo shows at its end: a table, champions, AUC by week, and the same as JSON."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow_ml.gateway.load import Traffic
 from airflow_ml.lake import LakeTable
+from airflow_ml.lifecycle.rollout import CANARY
 from airflow_ml.lifecycle.windows import Window
+
+_WEEK = "  {:24} {:>7} {:>8} {:>6} {:>9} {:>6} {:>8}  {}"
 
 
 @dataclass
@@ -18,6 +22,31 @@ class StageTime:
     name: str
     wall_s: float
     rows: int
+
+
+@dataclass(frozen=True)
+class WatchedWeek:
+    """What monitoring saw in one window, and what was decided.
+
+    Attributes:
+        window: Days.
+        verdict: Of `lifecycle.retraining`.
+        model_version: Whose predictions they were.
+        drifted_share: Of the watched columns.
+        positive_rate: Share of late flights among the labelled.
+        prediction_mean: Mean probability.
+        roc_auc: On the labelled rows.
+        log_loss: On the labelled rows.
+    """
+
+    window: str
+    verdict: str
+    model_version: int | None
+    drifted_share: float | None
+    positive_rate: float | None
+    prediction_mean: float | None
+    roc_auc: float | None
+    log_loss: float | None
 
 
 @dataclass
@@ -34,8 +63,10 @@ class Summary:
     stages: list[StageTime] = field(default_factory=list)
     nights_scored: int = 0
     auc_by_week: dict[str, float | None] = field(default_factory=dict)
+    watched: list[WatchedWeek] = field(default_factory=list)
     drift: dict[str, Any] = field(default_factory=dict)
     retraining: dict[str, Any] = field(default_factory=dict)
+    online: dict[str, Any] = field(default_factory=dict)
     champions: list[dict[str, Any]] = field(default_factory=list)
     online_prediction: dict[str, Any] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -69,11 +100,35 @@ def find_problems(summary: Summary, nights: int) -> list[str]:
         "no week could be judged": bool(judged),
         "no drift verdict was reached": summary.drift.get("verdict") == "retrain",
         "no retraining ended in a promotion or a refusal": summary.retraining.get("outcome")
-        in {"promoted", "rejected"},
+        in {"promoted", "rejected", "rolled back"},
+        f"requests failed while a release was on its way: {summary.online.get('failed')}": not summary.online.get(
+            "failed"
+        ),
+        "nobody was answered by the canary": not summary.online or CANARY in summary.online["arms"],
         "there is no champion": bool(summary.champions),
         "the online prediction was not answered": "probability" in summary.online_prediction,
     }
     return [problem for problem, good in checks.items() if not good]
+
+
+def arms(traffic: Traffic, rollout: Mapping[str, Any]) -> dict[str, Any]:
+    """What live requests got while a release was on its way.
+
+    Args:
+        traffic: Of all that asked.
+        rollout: What the stage says of its end.
+    """
+    return {
+        "requests": traffic.requests,
+        "failed": dict(traffic.failed),
+        "arms": dict(sorted(traffic.answered.items())),
+        "versions": {str(version): rows for version, rows in sorted(traffic.versions.items())},
+        "answered by the version before": traffic.fallbacks.total(),
+        "p50 ms": round(traffic.quantile_ms(0.5), 1),
+        "p99 ms": round(traffic.quantile_ms(0.99), 1),
+        "rollout": rollout.get("state"),
+        "verdict": rollout.get("verdict_reason"),
+    }
 
 
 def auc_by_week(feedback: LakeTable, window: Window) -> dict[str, float | None]:
@@ -107,11 +162,25 @@ def render(summary: Summary) -> str:
     lines += [f"{stage.name:44} {stage.wall_s:8.1f} {stage.rows:10}" for stage in summary.stages]
     lines += ["", f"nights scored: {summary.nights_scored}", "", "AUC of the nightly predictions, by week"]
     lines += [f"  {week}  {'not judged' if auc is None else f'{auc:.4f}'}" for week, auc in summary.auc_by_week.items()]
+    lines += ["", "what monitoring saw"]
+    lines += [_WEEK.format("window", "version", "drifted", "late", "predicted", "AUC", "log-loss", "verdict")]
+    lines += [_week(week) for week in summary.watched]
     lines += ["", *_section("drift", summary.drift), *_section("retraining", summary.retraining)]
+    lines += _section("live requests while it was released", summary.online)
     lines += ["champions", *(f"  {json.dumps(champion)}" for champion in summary.champions), ""]
     lines += _section("online prediction", summary.online_prediction)
     lines += ["what did not happen:", *(f"  {problem}" for problem in summary.problems)] if summary.problems else []
     return "\n".join(lines)
+
+
+def _week(week: WatchedWeek) -> str:
+    shares = [_shown(share, ".0%") for share in (week.drifted_share, week.positive_rate, week.prediction_mean)]
+    judged = [_shown(metric, ".3f") for metric in (week.roc_auc, week.log_loss)]
+    return _WEEK.format(week.window, week.model_version or "-", *shares, *judged, week.verdict)
+
+
+def _shown(value: float | None, style: str) -> str:
+    return "-" if value is None else format(value, style)
 
 
 def _section(title: str, facts: dict[str, Any]) -> Sequence[str]:
