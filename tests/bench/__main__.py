@@ -7,17 +7,23 @@ import time
 
 from tests.bench.report import text
 
-BENCHES = ("parse", "scoring", "overhead", "quality")
+BENCHES = ("parse", "gateway", "rollout", "scoring", "ddp", "overhead", "serving", "quality")
 """Modules of this package with a ``run() -> Report``, the quick ones first."""
+
+CLUSTER_BENCHES = ("waiting",)
+"""Those that need a cluster: by name only."""
 
 
 def main(arguments: list[str] | None = None) -> int:
+    known = (*BENCHES, *CLUSTER_BENCHES)
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"one of {', '.join(BENCHES)}; all without")
+    parser.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}; without, all but the last"
+    )
     names = parser.parse_args(arguments).names or list(BENCHES)
-    unknown = sorted(set(names) - set(BENCHES))
+    unknown = sorted(set(names) - set(known))
     if unknown:
-        parser.error(f"no bench {', '.join(unknown)}; choose of {', '.join(BENCHES)}")
+        parser.error(f"no bench {', '.join(unknown)}; choose of {', '.join(known)}")
     for name in names:
         print(f"== {name}: {_purpose(name)}", flush=True)
         began = time.perf_counter()

@@ -102,3 +102,36 @@ def fresh_base(tables: tuple[str, ...] = TABLES) -> Iterator[Path]:
 def features_of(base: Path, window: Window, columns: tuple[str, ...]) -> Any:
     """Rows of the feature table as a pyarrow table."""
     return LakeTable(base / "lake" / flights.name / "features").read(window, columns=list(columns))
+
+
+def export_untrained(columns: Mapping[str, Any], destination: Path) -> Path:
+    """A SavedModel of the built-in network with the flights' inputs, fitted to columns but not trained.
+
+    Weights do not change what a forward pass costs.
+
+    Args:
+        columns: Name → array, of all features.
+        destination: The folder to make.
+    """
+    from airflow_ml.serving.engines import tensorflow
+
+    tensorflow()  # before torch
+    import numpy as np
+    import torch
+
+    from airflow_ml.lifecycle.preprocessing import fit
+    from airflow_ml.serving.export import export_saved_model
+    from airflow_ml.training.network import TabularNetwork
+    from airflow_ml.training.params import parse
+
+    features = flights.features
+    preprocessing = fit(columns, features.categorical, features.numeric, flights.training.min_count)
+    params = parse(flights.training.params, own_fit=False)
+    _, numbers = preprocessing.apply(columns)
+    edges = torch.from_numpy(np.quantile(numbers, np.linspace(0, 1, params.bins + 1), axis=0).T.astype(np.float32))
+    torch.manual_seed(1)
+    network = TabularNetwork(
+        preprocessing.cardinalities, numbers.shape[1], params.hidden, params.embedding, params.dropout, edges
+    )
+    export_saved_model(network.eval(), preprocessing, destination)
+    return destination

@@ -17,14 +17,13 @@ from typing import Any
 from airflow_ml.examples.flights.model import flights
 from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.gates import GateReport
-from airflow_ml.lifecycle.preprocessing import Preprocessing, fit
 from airflow_ml.lifecycle.releases import Release
 from airflow_ml.lifecycle.requests import FileOutput
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.registry import champions
 from airflow_ml.spec import Platform
 from airflow_ml.storage import sha256
-from tests.bench.base import NIGHT, features_of, fresh_base, prepared, run_stage
+from tests.bench.base import NIGHT, export_untrained, features_of, fresh_base, prepared, run_stage
 from tests.bench.report import Cell, Report, Table, median, peak_rss_mib
 
 FACTORS = (1, 10, 100)
@@ -37,7 +36,9 @@ def run() -> Report:
     source = prepared()
     found: dict[int, dict[str, list[dict[str, float]]]] = {}
     with fresh_base(tables=()) as root:
-        saved_model = _export(source, root / "saved_model")
+        month = features_of(source, Window.ending(DAY, 31), flights.features.columns)
+        columns = {name: month[name].to_numpy() for name in flights.features.columns}
+        saved_model = export_untrained(columns, root / "saved_model")
         for factor in FACTORS:
             base = root / f"x{factor}"
             rows = _write_features(source, base, factor)
@@ -71,33 +72,6 @@ def run() -> Report:
 
 def _summary(turns: list[dict[str, float]]) -> dict[str, float]:
     return {key: median([turn[key] for turn in turns]) for key in turns[0]}
-
-
-def _export(source: Path, destination: Path) -> Path:
-    """A SavedModel of the built-in network with the flights' inputs."""
-    from airflow_ml.serving.engines import tensorflow
-
-    tensorflow()  # before torch
-    import numpy as np
-    import torch
-
-    from airflow_ml.serving.export import export_saved_model
-    from airflow_ml.training.network import TabularNetwork
-    from airflow_ml.training.params import parse
-
-    features = flights.features
-    month = features_of(source, Window.ending(DAY, 31), features.columns)
-    columns = {name: month[name].to_numpy() for name in features.columns}
-    preprocessing: Preprocessing = fit(columns, features.categorical, features.numeric, flights.training.min_count)
-    params = parse(flights.training.params, own_fit=False)
-    _, numbers = preprocessing.apply(columns)
-    edges = torch.from_numpy(np.quantile(numbers, np.linspace(0, 1, params.bins + 1), axis=0).T.astype(np.float32))
-    torch.manual_seed(1)
-    network = TabularNetwork(
-        preprocessing.cardinalities, numbers.shape[1], params.hidden, params.embedding, params.dropout, edges
-    )
-    export_saved_model(network.eval(), preprocessing, destination)
-    return destination
 
 
 def _write_features(source: Path, base: Path, factor: int) -> int:

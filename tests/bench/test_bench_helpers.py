@@ -13,6 +13,7 @@ from tests.bench.dag_files import model_file, same_shape
 from tests.bench.loop import Played
 from tests.bench.quality import MONTHS, decided_table, months_table
 from tests.bench.report import Report, Table, markdown, median, peak_rss_mib, show, text
+from tests.bench.serving import slope
 
 TABLE = Table("Speed", ("what", "rows/s", "ratio"), (("ours", 12345, 0.75), ("theirs", None, 123.456)))
 
@@ -112,3 +113,8 @@ def test_the_weeks_that_drifted_are_shown_with_what_became_of_them():
         ("08 December", "40%", 0.66, "retrain", "v2 rejected"),
         ("15 December", "40%", 0.66, "cooling_down", None),
     )
+
+
+def test_the_slope_is_that_of_the_line():
+    assert slope([(0.0, 5.0), (10.0, 7.0), (20.0, 9.0)]) == pytest.approx(0.2)
+    assert slope([(0.0, 5.0), (10.0, 5.5), (20.0, 5.0)]) == pytest.approx(0.0)

@@ -35,11 +35,14 @@ def apis():
     tensorflow()
     from tensorflow_serving import apis as package
     from tensorflow_serving.apis import (
+        classification_pb2,
         get_model_metadata_pb2,
         get_model_status_pb2,
+        inference_pb2,
         model_management_pb2,
         predict_pb2,
         prediction_log_pb2,
+        regression_pb2,
     )
 
     assert package
@@ -54,6 +57,12 @@ def apis():
         "ReloadConfigRequest": model_management_pb2.ReloadConfigRequest,
         "ReloadConfigResponse": model_management_pb2.ReloadConfigResponse,
         "PredictionLog": prediction_log_pb2.PredictionLog,
+        "ClassificationRequest": classification_pb2.ClassificationRequest,
+        "ClassificationResponse": classification_pb2.ClassificationResponse,
+        "RegressionRequest": regression_pb2.RegressionRequest,
+        "RegressionResponse": regression_pb2.RegressionResponse,
+        "MultiInferenceRequest": inference_pb2.MultiInferenceRequest,
+        "MultiInferenceResponse": inference_pb2.MultiInferenceResponse,
     }
 
 
@@ -64,6 +73,11 @@ def test_the_descriptors_are_those_of_the_installed_package(apis):
 
 
 SPEC = 'model_spec { name: "m" version { value: 7 } signature_name: "serving_default" } '
+EXAMPLES = (
+    'input { example_list { examples { features { feature { key: "x" value { float_list { value: 2 } } } } } } } '
+)
+REGRESSED = "regressions { value: 0.5 }"
+CLASSIFIED = 'classifications { classes { label: "a" score: 0.5 } }'
 SENT = {
     "PredictRequest": SPEC
     + 'inputs { key: "x" value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } } float_val: 1.5 } } '
@@ -73,6 +87,15 @@ SENT = {
     + 'outputs { key: "p" value { dtype: DT_FLOAT tensor_shape { dim { size: 1 } } float_val: 0.5 } }',
     "GetModelMetadataRequest": 'model_spec { name: "m" version_label: "stable" } metadata_field: "signature_def"',
     "GetModelStatusRequest": 'model_spec { name: "m" version { value: 7 } }',
+    "GetModelMetadataResponse": 'model_spec { name: "m" version { value: 7 } } metadata { key: "signature_def" value { '
+    'type_url: "type.googleapis.com/tensorflow.serving.SignatureDefMap" value: "\\x0a\\x00" } }',
+    "ClassificationRequest": SPEC + EXAMPLES,
+    "ClassificationResponse": f"{SPEC} result {{ {CLASSIFIED} }}",
+    "RegressionRequest": SPEC + EXAMPLES,
+    "RegressionResponse": f"{SPEC} result {{ {REGRESSED} }}",
+    "MultiInferenceRequest": f'tasks {{ {SPEC} method_name: "tensorflow/serving/regress" }} {EXAMPLES}',
+    "MultiInferenceResponse": f"results {{ {SPEC} regression_result {{ {REGRESSED} }} }} "
+    f"results {{ {SPEC} classification_result {{ {CLASSIFIED} }} }}",
     "GetModelStatusResponse": "model_version_status { version: 7 state: END status { error_code: NOT_FOUND } }",
     "ReloadConfigRequest": f"config {{ {CONFIG} }}",
     "ReloadConfigResponse": "status { error_code: FAILED_PRECONDITION error_message: 'no' }",
@@ -89,6 +112,64 @@ def test_the_same_text_gives_the_same_bytes_both_ways(apis, name):
     assert type(ours) is not type(theirs)
     assert type(ours).FromString(wire) == ours
     assert apis[name].FromString(ours.SerializeToString()) == theirs
+
+
+def test_no_message_of_the_protocol_is_left_out():
+    spoken = {kind.DESCRIPTOR.name for pair in messages.METHODS.values() for kind in pair}
+    assert spoken | {"PredictionLog"} == set(SENT)
+
+
+COLUMNS = {
+    "f": np.array([1.5, -2.0], dtype=np.float32),
+    "i": np.array([1, 2**40], dtype=np.int64),
+    "s": np.array(["a", "é"], dtype=object),
+}
+TARGETS = [({}, ""), ({"version": 7}, "version { value: 7 }"), ({"label": "stable"}, 'version_label: "stable"')]
+
+
+@pytest.mark.parametrize(("target", "chosen"), TARGETS, ids=["newest", "version", "label"])
+def test_what_the_client_sends_is_what_googles_package_would_send(apis, target, chosen):
+    """Every request of the client, byte by byte, made by TensorFlow's own functions beside it in one process."""
+    from airflow_ml.serving.calls import Target
+    from airflow_ml.serving.engines import tensorflow
+    from airflow_ml.serving.grpc_client import GrpcSpeaker
+
+    tf = tensorflow()
+    speaker, asked = GrpcSpeaker("grpc://x"), Target("m", **target)
+    spec = f'name: "m" {chosen}'
+
+    def equal(call, name, text):
+        theirs = text_format.Parse(text, apis[name]())
+        if name == "PredictRequest":
+            for column, array in COLUMNS.items():
+                theirs.inputs[column].CopyFrom(tf.make_tensor_proto(array))
+        assert type(call.request).DESCRIPTOR.full_name == apis[name].DESCRIPTOR.full_name
+        assert call.request.SerializeToString(deterministic=True) == theirs.SerializeToString(deterministic=True)
+
+    equal(
+        speaker.predict(asked, COLUMNS), "PredictRequest",
+        f'model_spec {{ {spec} signature_name: "serving_default" }}',
+    )  # fmt: skip
+    equal(
+        speaker.metadata(asked), "GetModelMetadataRequest", f'model_spec {{ {spec} }} metadata_field: "signature_def"'
+    )
+    equal(speaker.status(asked), "GetModelStatusRequest", f"model_spec {{ {spec} }}")
+    config = text_format.Parse(CONFIG, messages.ModelServerConfig())
+    equal(speaker.reload(config), "ReloadConfigRequest", f"config {{ {CONFIG} }}")
+
+
+@pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}{list(array.shape)}")
+def test_what_the_server_answers_is_read_by_tensorflow(apis, array):
+    from airflow_ml.serving.engines import tensorflow
+
+    proto = messages.TensorProto()
+    tensors.to_field_proto(array, proto)
+    assert not proto.tensor_content
+    reference = apis["PredictRequest"]()
+    reference.inputs["x"].ParseFromString(proto.SerializeToString())
+    theirs = tensorflow().make_ndarray(reference.inputs["x"])
+    np.testing.assert_array_equal(tensors.to_numpy(proto), theirs)
+    assert theirs.shape == array.shape
 
 
 @pytest.mark.parametrize("array", ARRAYS, ids=lambda array: f"{array.dtype}{list(array.shape)}")

@@ -9,18 +9,27 @@ from airflow.sdk import DAG, BaseOperator
 
 from airflow_ml import operators, sensors
 from airflow_ml.operators import (
+    ApproveReleaseOperator,
     DecideRetrainingOperator,
     MonitorModelOperator,
+    PredictOperator,
     ReleaseModelOperator,
+    RolloutModelOperator,
     SendAlertOperator,
     TriggerTrainingOperator,
+    TuneModelOperator,
 )
 from airflow_ml.operators.stage import StageOperator
+from airflow_ml.sensors.readiness import ReadinessSensor
+from tests.support.released import crown, record
 
 DAY = datetime(2013, 8, 1, tzinfo=UTC)
 DAYS = ("2013-03-01", "2013-03-02")
-STAGES = [kind for name in operators.__all__ if issubclass(kind := getattr(operators, name), StageOperator)]
-SENSORS = [getattr(sensors, name) for name in sensors.__all__]
+BY_HAND = (ReleaseModelOperator, RolloutModelOperator)
+OPERATORS = [getattr(operators, name) for name in operators.__all__]
+# A search sends many requests: it has tests of its own.
+STAGES = [kind for kind in OPERATORS if issubclass(kind, StageOperator) and kind is not TuneModelOperator]
+SENSORS = [kind for name in sensors.__all__ if issubclass(kind := getattr(sensors, name), ReadinessSensor)]
 DECISIONS = [
     {
         "decision": "retrain",
@@ -48,13 +57,17 @@ def run_mapped(run_dag):
 
 
 def test_nothing_is_left_out():
-    others = {SendAlertOperator, TriggerTrainingOperator}
-    assert {*STAGES, *others} == {getattr(operators, name) for name in operators.__all__}
+    others = {ApproveReleaseOperator, PredictOperator, SendAlertOperator, TriggerTrainingOperator, TuneModelOperator}
+    assert {*STAGES, *others} == set(OPERATORS)
 
 
 @pytest.mark.parametrize("kind", STAGES, ids=lambda kind: kind.__name__)
-def test_a_stage_operator(kind, model, platform, run_mapped):
-    by_hand = kind is ReleaseModelOperator
+def test_a_stage_operator(kind, model, platform, run_mapped, script):
+    by_hand = issubclass(kind, BY_HAND)
+    if by_hand:
+        script(rollout={"summary": {"version": 1, "state": "kept", "open": False}})
+        for version in (1, 2):
+            record(platform, model.name, version)
     arguments = [
         {"stage_params": {"version": number + 1}} if by_hand else {"start": day, "end": day}
         for number, day in enumerate(DAYS)
@@ -88,6 +101,23 @@ def test_a_sensor(kind, there, model, platform, committed, run_mapped):
             committed("raw" if "table" in fixed else "outcomes", day)
     states = run_mapped(kind, [{"start": day, "end": day} for day in DAYS], model=model, platform=platform, **fixed)
     assert states == {0: "success", 1: "success" if there == 2 else "failed"}
+
+
+@pytest.mark.parametrize("versions", [[1, 1], [1, 2]])
+def test_the_sensor_of_traffic(versions, model, platform, run_mapped):
+    for version in (1, 2):
+        record(platform, model.name, version)
+    crown(platform, model.name, 1)
+    fixed = {"model": model, "platform": platform, "poke_interval": 0.1, "timeout": 0.3}
+    states = run_mapped(sensors.TrafficReachedSensor, [{"version": version} for version in versions], **fixed)
+    assert states == {0: "success", 1: "success" if versions == [1, 1] else "failed"}
+
+
+def test_approvals_that_nobody_has_to_give(model, platform, run_mapped):
+    for version in (1, 2):
+        record(platform, model.name, version)
+    asked = [{"version": version, "mode": "rollback"} for version in (1, 2)]
+    assert run_mapped(ApproveReleaseOperator, asked, model=model, platform=platform) == {0: "success", 1: "success"}
 
 
 def test_starting_trainings(model, register_dag, run_mapped, airflow_db):

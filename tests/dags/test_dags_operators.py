@@ -198,17 +198,6 @@ def test_a_partition_outside_the_model_is_refused_and_not_waited_for(model, plat
     assert requests_sent() == {}
 
 
-def test_a_release_by_hand_names_a_version_and_no_window(model, platform, run_dag, requests_sent):
-    run_dag(
-        model_dags(model, platform)["small_release"],
-        run_conf={"version": 2, "reason": "it was better"},
-        logical_date=None,
-    )
-    sent = requests_sent()["release"]
-    assert sent["params"] == {"version": "2", "reason": "it was better"}
-    assert sent["window"] is None
-
-
 def test_a_release_by_hand_without_a_version_is_refused_before_anything_is_sent(
     model, platform, run_dag, requests_sent
 ):

@@ -130,3 +130,78 @@ def test_a_request_without_a_result_has_no_report(client, token, result, tmp_pat
     assert _get(client, f"small_monitoring/small/{request}/drift", token("viewer")).status_code == 404
     response.unlink()
     assert _get(client, f"small_monitoring/small/{request}/drift", token("viewer")).status_code == 404
+
+
+# the page of a version
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch, register_dag):
+    """Version 1 of a model with a DAG of its own; returns its record."""
+    from datetime import UTC, datetime
+
+    from airflow.sdk import DAG, BaseOperator
+
+    from airflow_ml import Platform
+    from airflow_ml.hooks.releases import ReleaseRecord
+    from airflow_ml.lifecycle.approvals import Answer
+    from tests.support.released import crown, record
+
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_ML__BASE", str(tmp_path / "base"))
+    for dag_id, tags in (("small_paged", ["model:small"]), ("others", ["model:other"])):
+        with DAG(dag_id, schedule=None, tags=tags) as dag:
+            BaseOperator(task_id="t")
+        register_dag(dag)
+    platform = Platform(base=str(tmp_path / "base"))
+    pages = {"evaluation": tmp_path / "base" / "evaluation.html", "elsewhere": tmp_path / "secret.html"}
+    made = record(platform, "small", 1, reports=pages)
+    for page in pages.values():
+        page.write_text("<svg>a plot</svg>")
+    crown(platform, "small", 1)
+    found = ReleaseRecord(platform, "small")
+    why = "<script>alert(1)</script>"
+    answer = Answer(
+        version=1, gate_report=made.gate_report.sha256, option="approve", by="Ann", why=why, at=datetime.now(UTC)
+    )
+    found.record(answer)
+    return found
+
+
+def _page(client, path, token=None):
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    return client.get(f"/airflow-ml/releases/{path}", headers=headers)
+
+
+def test_the_page_of_a_version_shows_who_approved_it_in_a_sandbox(client, token, released):
+    answer = _page(client, "small_paged/small/1", token("viewer"))
+    assert answer.status_code == 200
+    for fact in ("small, version 1: passed", "1 of the traffic", "approved by Ann", "this one", "a test"):
+        assert fact in answer.text
+    assert "&lt;script&gt;" in answer.text
+    assert "<script" not in answer.text
+    assert "sandbox" in answer.headers["content-security-policy"]
+    assert '<a href="1/evaluation">Evaluation, with plots</a>' in answer.text
+    plots = _page(client, "small_paged/small/1/evaluation", token("viewer"))
+    assert (plots.status_code, plots.text) == (200, "<svg>a plot</svg>")
+    assert "sandbox" in plots.headers["content-security-policy"]
+
+
+@pytest.mark.parametrize(
+    ("path", "role", "status"),
+    [
+        ("small_paged/small/1", "nobody", 401),
+        ("small_paged/small/1", None, 403),
+        ("small_paged/small/1/evaluation", "nobody", 401),
+        ("small_paged/small/1/evaluation", None, 403),
+        ("others/small/1/evaluation", "viewer", 404),
+        ("small_paged/small/1/gates", "viewer", 404),
+        ("small_paged/small/1/elsewhere", "viewer", 404),
+        ("small_paged/small/9/evaluation", "viewer", 404),
+        ("others/small/1", "viewer", 404),
+        ("small_paged/small/9", "viewer", 404),
+        ("small_paged/small/x", "viewer", 422),
+        ("small_paged/..%2fsmall/1", "viewer", 422),
+    ],
+)
+def test_the_page_of_a_version_is_for_who_may_read_a_dag_of_the_model(client, token, released, path, role, status):
+    assert _page(client, path, None if role == "nobody" else token(role)).status_code == status

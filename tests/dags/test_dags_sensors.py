@@ -42,14 +42,18 @@ def test_a_committed_partition_is_seen_without_an_engine(platform, model, commit
 
 
 def test_what_lake_says_is_what_the_log_reader_says_past_a_checkpoint(platform, model, committed):
-    from datetime import date, timedelta
+    from datetime import date
+
+    from deltalake import DeltaTable
 
     from airflow_ml.lake import LakeTable
 
-    days = [(date(2013, 1, 1) + timedelta(days=number)).isoformat() for number in range(102)]
+    days = [f"2013-01-{number:02}" for number in range(1, 5)]
+    path = _table(platform, model, "features")
     for day in days:
         committed("features", day)
-    path = _table(platform, model, "features")
+        if day == days[1]:
+            DeltaTable(path).create_checkpoint()
     assert list((path / "_delta_log").glob("*.checkpoint.parquet"))
     assert LakeTable(path).missing([date.fromisoformat(day) for day in days]) == []
     assert CommitLog(path).committed() == set(days)
@@ -237,3 +241,73 @@ def test_a_deferred_sensor_in_a_run(platform, model, run_dag, committed, kind):
     _, states = run_dag(dag, logical_date=DAY)
     timer.join()
     assert states == {"wait": "success"}
+
+
+# what is served
+
+
+def test_a_server_says_what_it_has():
+    from airflow_ml.hooks.looks import VersionServed
+
+    asked = VersionServed(conn_id="c", model="m", version=2)
+    assert asked.decide([(2, "AVAILABLE", "")]).status == "ready"
+    assert asked.decide([(2, "LOADING", "")]).status == "waiting"
+    assert asked.decide([(2, "END", "")]).status == "waiting", "unloaded: it may be loaded again"
+    failed = asked.decide([(2, "END", "not a graph")])
+    assert (failed.status, failed.text) == ("failed", "the server could not load m version 2: not a graph")
+    assert asked.decide([(3, "END", "not a graph"), (2, "LOADING", "")]).status == "waiting"
+
+
+def test_a_version_that_no_server_has_is_waited_for(model, monkeypatch):
+    """Nobody listens: the server may be starting."""
+    import json
+
+    from airflow_ml.sensors import ModelVersionSensor
+
+    extra = {"deadline_s": 0.3}
+    connection = {"conn_type": "tf_serving", "host": "127.0.0.1", "port": 9, "extra": extra}
+    monkeypatch.setenv("AIRFLOW_CONN_TF_SERVING_DEFAULT", json.dumps(connection))
+    with DAG("d", schedule=None):
+        sensor = ModelVersionSensor(
+            task_id="t", model=model, version="2", poke_interval=0.1, timeout=0.2, deferrable=True
+        )
+    with pytest.raises(TaskDeferred) as left:
+        sensor.execute({})
+    event = _event(left.value.trigger)
+    assert event["status"] == "timeout"
+    with pytest.raises(AirflowSensorTimeout, match=r"in vain: .*127.0.0.1:9"):
+        sensor.resumed({}, event)
+
+
+@pytest.mark.parametrize(("share", "there"), [(0.1, True), ("0.25", True), (0.5, False)])
+def test_a_share_of_the_traffic_is_waited_for(model, platform, share, there):
+    from airflow_ml.lifecycle.routing import Arm, Routing
+    from airflow_ml.registry import routes
+    from airflow_ml.sensors import TrafficReachedSensor
+    from tests.support.released import crown, record
+
+    for version in (1, 2):
+        record(platform, model.name, version)
+    crown(platform, model.name, 1)
+    split = Routing(stable=1, arms=(Arm(name="canary", version=2, weight=0.25),))
+    routes.route(platform, model.name, split, Routing(stable=1))
+    with DAG("d", schedule=None):
+        sensor = TrafficReachedSensor(task_id="t", model=model, platform=platform, version=2, share=share, timeout=0.2)
+    assert sensor.poke({}) is there
+    event = _event(_looking(sensor))
+    assert event["status"] == ("ready" if there else "timeout")
+    assert "version 2 has 0.25 of the traffic" in event["text"]
+
+
+def _looking(sensor):
+    from airflow_ml.triggers import LookTrigger
+
+    return LookTrigger(sensor.question.model_dump(mode="json"), time.time() + 0.2, 0.05)
+
+
+def test_traffic_that_will_not_come_is_not_waited_for(model, platform):
+    from airflow_ml.hooks.looks import TrafficReached
+
+    asked = TrafficReached(platform=platform, model=model.name, version=2, share=1.0)
+    seen = asked.decide(0.0, rolled_back="p99 3 times the stable one's")
+    assert (seen.status, "p99 3 times" in seen.text) == ("failed", True)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from airflow_ml.pipelines import model_dags
+from tests.support.released import record
 
 WINDOW = {"from": "2013-08-01", "to": "2013-08-02"}
 CONF = {
@@ -46,7 +47,9 @@ def test_a_run_with_params_alone_renders_every_template(
         file.touch()
     for table in ("features", "predictions", "outcomes"):
         committed(table, *WINDOW.values())
+    record(platform, model.name, 2)
     script(
+        rollout={"summary": {"version": 2, "state": "kept", "open": False}},
         register={"summary": {"verdict": "passed", "version": 2}},
         decide={"summary": {"decision": "healthy", "reasons": ["passed: data_drift"], "resend": []}},
     )
@@ -67,7 +70,7 @@ def test_a_run_with_params_alone_renders_every_template(
         "scoring": {"score": WINDOW},
         "monitoring": {"feedback": WINDOW, "monitor": {"from": "2013-07-27", "to": "2013-08-02"}},
         "training": {"train": CONF["training"]},
-        "release": {"release": None},
+        "release": {"rollout": None},
     }[what]
     assert expected.items() <= windows.items()
 

@@ -12,9 +12,10 @@ import tempfile
 from pathlib import Path
 
 from airflow_ml.lifecycle.requests import JobRequest, JobResult
+from tests.support import forked
 
-COMMIT_MOMENTS = ("files written", "before commit", "after commit", "before result", "after result")
-"""Persisted steps of a stage that commits a table, in their order."""
+COMMIT_MOMENTS = ("before commit", "after commit", "before result", "after result")
+"""Persisted steps of a stage that commits a table, in their order; its files are written before the commit."""
 
 FILE_MOMENTS = ("before result", "after result")
 """Persisted steps of a stage whose result is files."""
@@ -28,15 +29,9 @@ def install(moment: str) -> None:
     """Make this process die at the moment."""
     import deltalake
 
-    from airflow_ml.lake import LakeTable
     from airflow_ml.stages import runner
 
-    commit, transact, write = LakeTable.commit, deltalake.DeltaTable.create_write_transaction, runner.write_atomically
-
-    def committing(*args, **options):
-        if moment == "files written":
-            die()
-        return commit(*args, **options)
+    transact, write = deltalake.DeltaTable.create_write_transaction, runner.write_atomically
 
     def transacting(*args, **options):
         if moment == "before commit":
@@ -52,7 +47,6 @@ def install(moment: str) -> None:
         if path.name == "result.json" and moment == "after result":
             die()
 
-    LakeTable.commit = committing
     deltalake.DeltaTable.create_write_transaction = transacting
     runner.write_atomically = writing
 
@@ -66,14 +60,23 @@ def run_in_process(request: JobRequest, moment: str = "never") -> tuple[int, Job
     with tempfile.TemporaryDirectory() as folder:
         asked, answer = Path(folder) / "request.json", Path(folder) / "response.json"
         asked.write_text(request.model_dump_json())
-        command = [sys.executable, "-m", "tests.support.killing", moment, str(asked), str(answer)]
+        code, output = forked.run(_run_until, moment, asked, answer)
+        return code, JobResult.model_validate_json(answer.read_text()) if code == 0 else None, output
+
+
+def run_fresh(request: JobRequest) -> tuple[int, JobResult | None, str]:
+    """Run a request as a compute does, in an interpreter that loads its engines itself; returns what the other does."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answer = Path(folder) / "request.json", Path(folder) / "response.json"
+        asked.write_text(request.model_dump_json())
+        command = [sys.executable, "-m", "airflow_ml.stages", str(asked), str(answer)]
         done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
         result = JobResult.model_validate_json(answer.read_text()) if done.returncode == 0 else None
         return done.returncode, result, done.stdout + done.stderr
 
 
-if __name__ == "__main__":
+def _run_until(moment: str, asked: Path, answer: Path) -> int:
     from airflow_ml.stages.__main__ import main
 
-    install(sys.argv[1])
-    sys.exit(main(Path(sys.argv[2]), Path(sys.argv[3])))
+    install(moment)
+    return main(asked, answer)

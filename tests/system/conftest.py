@@ -37,14 +37,14 @@ class Deployment:
     home: Path
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mailbox() -> Iterator[Mailbox]:
     """Where the deployment's alerts arrive."""
     with mail_server() as box:
         yield box
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def deployment(tmp_path_factory, mailbox) -> Iterator[Deployment]:
     """Started once; ended with every process that it started."""
     root = tmp_path_factory.mktemp("deployment")
@@ -63,6 +63,9 @@ def deployment(tmp_path_factory, mailbox) -> Iterator[Deployment]:
         "AIRFLOW__AIRFLOW_ML__SMTP_CONN_ID": "mail",
         "AIRFLOW__AIRFLOW_ML__ALERTS_TO": "oncall@example.com",
         "AIRFLOW_CONN_MAIL": mailbox.connection,
+        "AIRFLOW_CONN_TF_SERVING_DEFAULT": json.dumps(
+            {"conn_type": "tf_serving", "host": "127.0.0.1", "port": addresses.grpc}
+        ),
     }
     python = sys.executable
     with (
@@ -76,7 +79,7 @@ def deployment(tmp_path_factory, mailbox) -> Iterator[Deployment]:
         yield Deployment(rest, environment, base, addresses, home)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def loop(deployment) -> Loop:
     """The loop, played once."""
     from tests.system.dags.small_flights import small

@@ -205,7 +205,9 @@ def test_a_pinned_version_replaces_exactly_its_night(loop, predictions, deployme
 
 
 def test_rolling_back_is_one_run_of_the_release_dag(loop, deployment):
-    run_id = deployment.rest.trigger("flights_release", {"version": 1, "reason": "the test asks for it"})
+    run_id = deployment.rest.trigger(
+        "flights_release", {"mode": "rollback", "version": 1, "reason": "the test asks for it"}
+    )
     assert deployment.rest.wait("flights_release", run_id, 300) == "success"
     (ruling, *_) = json.loads(loop.command("airflow-ml", "status", "flights", "--json"))["champions"]
     assert (ruling["version"], ruling["reason"]) == (1, "the test asks for it")

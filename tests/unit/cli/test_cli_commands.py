@@ -97,6 +97,22 @@ def test_a_wrong_declaration_is_refused_with_the_field_and_the_fix(project, old,
     assert "Traceback" not in done.output
 
 
+def test_a_declaration_that_cannot_become_pods_is_refused(project, monkeypatch):
+    edit(project, "gates=", "training=Horovod(workers=4, gpus_per_worker=2), gates=")
+    pods = {"kind": "kubernetes", "namespace": "ml", "template": {"spec": {"restartPolicy": "Always"}}}
+    monkeypatch.setenv("AIRFLOW_ML_COMPUTES", json.dumps({"train": pods, "score": pods}))
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 1
+    assert "spec.restartPolicy is 'Always'" in done.output
+    monkeypatch.setenv("AIRFLOW_ML_COMPUTES", json.dumps({"train": pods | {"template": {}}}))
+    assert "model toy, stage train: no image is declared for the pods" in call("check", "toy_model:toy").output
+    right = pods | {"template": {}, "image": "acme/trainer:1"}
+    monkeypatch.setenv("AIRFLOW_ML_COMPUTES", json.dumps({"train": right | {"max_gpus": 7}}))
+    assert "4 workers of 2 GPUs are 8, and one job may ask for 7" in call("check", "toy_model:toy").output
+    monkeypatch.setenv("AIRFLOW_ML_COMPUTES", json.dumps({"train": right}))
+    assert call("check", "toy_model:toy").exit_code == 0
+
+
 def test_a_refused_model_is_not_printed_whole(project):
     edit(project, "0.7),)", '0.7), each_slice("z", "roc_auc", 0.6))')
     assert "given:" not in call("check", "toy_model:toy").output

@@ -2,10 +2,20 @@
 
 import subprocess
 import sys
+from collections import Counter
 
 from airflow_ml.examples.flights.demo import main
 from airflow_ml.examples.flights.demo.main import run_demo
-from airflow_ml.examples.flights.demo.summary import StageTime, Summary, covered, render
+from airflow_ml.examples.flights.demo.summary import (
+    StageTime,
+    Summary,
+    WatchedWeek,
+    arms,
+    covered,
+    find_problems,
+    render,
+)
+from airflow_ml.gateway.load import Traffic
 
 HOLD = """
 import sys
@@ -19,7 +29,7 @@ with _only_one(Path(sys.argv[1])):
 
 def test_a_second_demo_leaves_the_files_of_the_first_alone(tmp_path, capsys, monkeypatch):
     played = []
-    monkeypatch.setattr(main, "_run", lambda leave_running, root: played.append(root) or 0)
+    monkeypatch.setattr(main, "_run", lambda leave_running, root, pods: played.append(root) or 0)
     root = tmp_path / "build/demo"
     root.mkdir(parents=True)
     (root / "airflow.db").write_text("of the first")
@@ -55,3 +65,30 @@ def test_the_summary_says_how_long_nothing_ran(tmp_path):
     assert "rows overlap" in render(summary)
     summary.write(tmp_path / "summary.json")
     assert "busy" not in (tmp_path / "summary.json").read_text()
+
+
+def test_the_summary_says_what_monitoring_saw_and_what_it_could_not_judge():
+    judged = WatchedWeek("2013-12-07..2013-12-13", "retrain", 1, 0.432, 0.39, 0.18, 0.7616, 0.7241)
+    unjudged = WatchedWeek("2013-12-14..2013-12-20", "broken_input", None, None, None, None, None, None)
+    told = render(Summary(watched=[judged, unjudged])).splitlines()
+    lines = [line.split() for line in told if line.startswith("  2013-12")]
+    assert lines == [
+        ["2013-12-07..2013-12-13", "1", "43%", "39%", "18%", "0.762", "0.724", "retrain"],
+        ["2013-12-14..2013-12-20", "-", "-", "-", "-", "-", "-", "broken_input"],
+    ]
+
+
+def test_the_summary_shows_the_arms_and_a_request_that_failed_is_a_problem():
+    answered = Traffic(
+        Counter(stable=70, canary=30), Counter({1: 71, 2: 29}), Counter(canary=1), latencies_ms=[5.0] * 100
+    )
+    shown = arms(answered, {"state": "kept", "verdict_reason": "all good"})
+    assert shown["arms"] == {"canary": 30, "stable": 70}
+    assert (shown["requests"], shown["versions"], shown["rollout"]) == (100, {"1": 71, "2": 29}, "kept")
+    assert "  arms: {'canary': 30, 'stable': 70}" in render(Summary(online=shown))
+    fine = {*find_problems(Summary(online=shown), 0)}
+    failed = arms(Traffic(Counter(stable=70), failed=Counter({"503": 1})), {})
+    assert {*find_problems(Summary(online=failed), 0)} - fine == {
+        "requests failed while a release was on its way: {'503': 1}",
+        "nobody was answered by the canary",
+    }

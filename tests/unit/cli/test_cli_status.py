@@ -1,6 +1,7 @@
 """What `airflow-ml status` and `airflow-ml serve` say of a base: what is in it, or why it cannot be used."""
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from airflow_ml import Platform
 from airflow_ml.cli import app
 from airflow_ml.lifecycle.requests import JobResult
 from airflow_ml.lifecycle.windows import Window
+from airflow_ml.registry import champions
 from airflow_ml.status import model_status, render
 from tests.support.models import small_model
+from tests.support.released import record
 
 JUDGED, TRAINING = Window.of("2013-12-07", "2013-12-13"), Window.of("2013-06-17", "2013-12-13")
 
@@ -47,7 +50,7 @@ def test_a_decision_is_shown_with_the_window_that_it_judged(tmp_path, training):
     assert "  decide     2013-12-07 .. 2013-12-13  " in render(found)
 
 
-@pytest.mark.parametrize("command", [["status", "flights"], ["serve"]])
+@pytest.mark.parametrize("command", [["status", "flights"], ["serve"], ["gateway", "flights"]])
 @pytest.mark.parametrize(
     ("make", "says"),
     [
@@ -78,6 +81,16 @@ def test_a_serving_folder_that_cannot_be_written_is_refused_in_one_sentence(tmp_
     assert str(tmp_path / "taken") in done.output
 
 
+def test_a_gateway_whose_port_is_taken_says_so(tmp_path, monkeypatch):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = _call(monkeypatch, tmp_path / "base", ["gateway", "flights", f"--port={port}"])
+        assert done.exit_code == 1
+        assert f"where:  127.0.0.1:{port}" in done.output
+
+
 def test_the_status_of_a_base_that_is_not_there_makes_none(tmp_path, monkeypatch):
     done = _call(monkeypatch, tmp_path / "base", ["status", "flights"])
     assert done.exit_code == 0, done.output
@@ -94,3 +107,13 @@ def _call(monkeypatch, base: Path, command: list[str]):
     # a server that were started would take this process's place
     monkeypatch.setattr("os.execvp", lambda *_: pytest.fail("the server was started"))
     return CliRunner().invoke(app, command)
+
+
+def test_what_the_training_of_a_version_took_is_shown(tmp_path):
+    platform = Platform(base=str(tmp_path))
+    old = record(platform, "small", 1)
+    usage = {"gpu_hours": 1.5, "cpu_hours": 6.25, "cost": 4.0, "currency": "USD"}
+    champions.record(platform, old.model_copy(update={"version": 2, "usage": usage}))
+    found = model_status(small_model(), platform)
+    assert found["usage"] == {"2": usage}
+    assert "  version 2: 1.5 GPU-hours, 6.25 CPU-hours, 4 USD" in render(found)

@@ -2,6 +2,8 @@
 
     {"do": "succeed" | "fail" | "exit" | "sleep" | "family", ...}
 
+A stage that is run again and again has a list of ``summaries``, one a run; the last one stays.
+
 More comes from ``<base>/fake.json``: stage to params, for stages that an operator runs.
 """
 
@@ -12,6 +14,9 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+from fake_result import result_of
 
 STUBBORN = """
 import signal, time
@@ -58,20 +63,20 @@ def main(request_path: str, response_path: str) -> int:
         print(f"WARNING the {name.lower()} has {len(os.environ[name])} characters: {os.environ[name]}", flush=True)
     for line in params.get("lines", []):
         print(line, flush=True)
+    if "summaries" in params:
+        runs = Path(request["platform"]["base"]) / f"runs of {request['stage']}"
+        with runs.open("a") as file:
+            file.write(".")
+        params["summary"] = params["summaries"][: runs.stat().st_size][-1]
     names = {name: os.environ.get(name) for name in params.get("show", [])}
     lengths = {name: len(os.environ[name]) for name in params.get("count", [])}
-    result = {
-        "stage": request["stage"],
-        "model": request["model"]["name"],
-        "fingerprint": "f" * 64,
-        "spec_hash": "5" * 64,
-        "code_version": "test",
-        "rows": 7,
+    more = {
         "window": request["window"],
+        "metrics": params.get("metrics", {}),
         "summary": params.get("summary", {}) | {"environment": names, "characters": lengths},
         "reports": params.get("reports", {}),
-        "uri": str(Path(response_path).with_name("result.json")),
     }
+    result = result_of(request, Path(response_path).with_name("result.json"), **more)
     Path(response_path).write_text(json.dumps(result))
     return 0
 

@@ -5,7 +5,7 @@ import types
 
 import pytest
 
-from airflow_ml import Platform
+from airflow_ml import KubernetesCompute, Platform
 from airflow_ml.compute.platform import SETTINGS, load_platform, platform_from
 from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.provider import get_provider_info
@@ -27,6 +27,7 @@ def test_variables_fill_the_platform():
             "AIRFLOW_ML_GRACE_S": "2.5",
             "AIRFLOW_ML_ALERTS_TO": "a@x.org, b@x.org",
             "AIRFLOW_ML_CONNECTIONS": '{"TOKEN": "mlflow"}',
+            "AIRFLOW_ML_COMPUTES": '{"train": {"kind": "kubernetes", "namespace": "ml"}, "score": {"grace_s": 1}}',
             "AIRFLOW_ML_CACHE": "of somebody else",
         }
     )
@@ -34,6 +35,18 @@ def test_variables_fill_the_platform():
     assert platform.compute.grace_s == 2.5
     assert platform.alerts.to == ("a@x.org", "b@x.org")
     assert platform.connections == {"TOKEN": "mlflow"}
+    assert platform.compute_for("train") == KubernetesCompute(namespace="ml")
+    assert platform.compute_for("score").grace_s == 1
+    assert platform.compute_for("ingest") is platform.compute
+
+
+def test_a_task_may_ask_for_a_kind_of_compute():
+    pods = KubernetesCompute(namespace="ml")
+    platform = ACME.model_copy(update={"computes": {"train": pods}})
+    assert platform.compute_for("train", "local") is platform.compute
+    assert platform.compute_for("score", "kubernetes") is pods
+    with pytest.raises(ValueError, match="declares no compute of kind 'kubernetes'"):
+        ACME.compute_for("train", "kubernetes")
 
 
 def test_a_platform_can_be_named(monkeypatch):
@@ -54,6 +67,8 @@ def test_a_platform_can_be_named(monkeypatch):
         ({"base": "/b", "platform": "a:b"}, "both set"),
         ({"base": "/b", "bases": "/c"}, "no setting 'bases'"),
         ({"base": "/b", "connections": "{"}, "not JSON"),
+        ({"base": "/b", "computes": "train"}, "`computes` is not JSON"),
+        ({"base": "/b", "computes": {"train": {"kind": "cloud"}}}, "computes.train"),
         ({"landing": "/l"}, "base"),
     ],
 )

@@ -51,10 +51,12 @@ class Base:
     path: Path
     model: Model = SHORT
 
-    def run(self, stage: str, start: str, end: str | None = None, model: Model | None = None) -> JobResult:
+    def request(self, stage: str, start: str, end: str | None = None, model: Model | None = None) -> JobRequest:
         platform = Platform(base=str(self.path))
-        window = Window.of(start, end)
-        return execute(JobRequest(stage=stage, model=model or self.model, platform=platform, window=window))
+        return JobRequest(stage=stage, model=model or self.model, platform=platform, window=Window.of(start, end))
+
+    def run(self, stage: str, start: str, end: str | None = None, model: Model | None = None) -> JobResult:
+        return execute(self.request(stage, start, end, model))
 
     def table(self, name: str) -> LakeTable:
         return LakeTable(self.path / "lake" / self.model.name / name)
@@ -66,13 +68,13 @@ class Base:
         return Base(path, self.model)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def spark():
     with spark_session("tests") as session:
         yield session
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ingested(tmp_path_factory) -> Base:
     """Two weeks of validated raw partitions, and the outcomes that were known at the last midnight."""
     base = Base(tmp_path_factory.mktemp("ingested"))
@@ -80,7 +82,7 @@ def ingested(tmp_path_factory) -> Base:
     return base
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def built(ingested, spark, tmp_path_factory) -> Base:
     """The same with features, all built by one job, and all outcomes."""
     base = ingested.copy(tmp_path_factory.mktemp("built"), *INPUTS)
@@ -88,13 +90,16 @@ def built(ingested, spark, tmp_path_factory) -> Base:
     return base
 
 
-def deliver(base: Base, window: Window, change: Callable[[Path], None] = lambda path: None) -> None:
-    """Deliver, ingest and validate a window and its known outcomes; ``change`` may tamper with outcome files before."""
-    world = World(base.path / "landing")
-    known = Window.of(window.start, window.end - timedelta(days=base.model.label.lag))
-    world.deliver(window)
-    for path in world.deliver_outcomes(known):
-        change(path)
+def deliver(base: Base, window: Window) -> None:
+    """Deliver, ingest and validate a window and its known outcomes."""
+    World(base.path / "landing").deliver(window)
     base.run("ingest", str(window.start), str(window.end))
     base.run("validate", str(window.start), str(window.end))
-    base.run("ingest_outcomes", str(known.start), str(known.end))
+    deliver_outcomes(base, Window.of(window.start, window.end - timedelta(days=base.model.label.lag)))
+
+
+def deliver_outcomes(base: Base, window: Window, change: Callable[[Path], None] = lambda path: None) -> None:
+    """Deliver and ingest the outcomes of a window; ``change`` may tamper with the files before."""
+    for path in World(base.path / "landing").deliver_outcomes(window):
+        change(path)
+    base.run("ingest_outcomes", str(window.start), str(window.end))

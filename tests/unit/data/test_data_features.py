@@ -4,6 +4,7 @@ import gzip
 import math
 from datetime import date, timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -13,7 +14,8 @@ from airflow_ml.examples.flights.world import World
 from airflow_ml.lifecycle.errors import DataBroken, MissingPartition, SpecError
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import in_range
-from tests.unit.data.conftest import INPUTS, SHORT, TWO_WEEKS, Base, built_by, deliver
+from airflow_ml.stages.runner import find
+from tests.unit.data.conftest import INPUTS, SHORT, TWO_WEEKS, Base, built_by, deliver_outcomes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -33,23 +35,21 @@ def test_a_night_builds_exactly_the_rows_of_the_bulk_job(built, spark, tmp_path,
     assert rows(alone, day) == rows(built, day)
 
 
-def test_no_feature_of_a_day_knows_outcomes_of_the_day_before_or_later(built, spark, tmp_path):
+def make_late(path: Path) -> None:
+    """Every flight of a file of outcomes arrives an hour late."""
+    header, *lines = gzip.decompress(path.read_bytes()).decode().splitlines()
+    column = header.split(",").index("arr_delay")
+    changed = [line.split(",") for line in lines]
+    for fields in changed:
+        fields[column] = fields[column] and "60"
+    text = "\n".join([header, *(",".join(fields) for fields in changed)]) + "\n"
+    path.write_bytes(gzip.compress(text.encode(), mtime=0))
+
+
+def test_no_feature_of_a_day_knows_outcomes_of_the_day_before_or_later(ingested, built, spark, tmp_path):
     day = date(2013, 1, 8)
-
-    def make_late(path):
-        """Every flight of the day before `day` and later arrives an hour late."""
-        if date.fromisoformat(path.name[:10]) < day - timedelta(days=1):
-            return
-        header, *lines = gzip.decompress(path.read_bytes()).decode().splitlines()
-        column = header.split(",").index("arr_delay")
-        changed = [line.split(",") for line in lines]
-        for fields in changed:
-            fields[column] = fields[column] and "60"
-        text = "\n".join([header, *(",".join(fields) for fields in changed)]) + "\n"
-        path.write_bytes(gzip.compress(text.encode(), mtime=0))
-
-    other = Base(tmp_path)
-    deliver(other, TWO_WEEKS, make_late)
+    other = ingested.copy(tmp_path, *INPUTS)
+    deliver_outcomes(other, Window.of(day - timedelta(days=1), TWO_WEEKS.end - timedelta(days=LAG)), make_late)
     other.run("features", str(TWO_WEEKS.start), str(TWO_WEEKS.end))
     for known in Window.of(TWO_WEEKS.start, day):
         assert rows(other, known) == rows(built, known), known
@@ -64,8 +64,12 @@ def test_a_later_outcome_leaves_a_night_current_and_an_earlier_one_does_not(buil
     before = table.fences(Window.of("2013-01-01", "2013-01-14"))
     assert before[date(2013, 1, 12)] is not None
     assert before[date(2013, 1, 13)] is None
-    deliver(base, Window.of("2013-01-01", "2013-01-15"))
+    deliver_outcomes(base, Window.of("2013-01-13"))
     assert base.run("features", "2013-01-14").summary["built"] == []
+    night = base.request("features", "2013-01-14")
+    assert find(night) is not None
+    deliver_outcomes(base, Window.of("2013-01-12"), make_late)
+    assert find(night) is None
 
 
 def test_features_are_what_their_names_say(built):
@@ -152,6 +156,7 @@ class TestOnlyWhatPassedValidation:
 
     def test_a_partition_that_was_replaced_since(self, ingested, spark, tmp_path):
         base = ingested.copy(tmp_path, *INPUTS)
+        base.model = built_by("sound")
         landed = World(tmp_path / "landing").deliver(Window.of(*self.DAYS))[1]
         header, *lines = gzip.decompress(landed.read_bytes()).decode().splitlines(keepends=True)
         landed.write_bytes(gzip.compress("".join([header, *lines[1:]]).encode(), mtime=0))

@@ -7,12 +7,14 @@ import tempfile
 from contextlib import contextmanager
 
 import pytest
+from pyspark import SparkContext
 
 from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.errors import AirflowMLError, BaseError, StageError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Platform
+from airflow_ml.stages.spark import spark_session
 from tests.support.killing import run_in_process
 from tests.unit.data.conftest import INPUTS, Base, built_by
 
@@ -23,7 +25,10 @@ DAY = "2013-01-02"
 
 @pytest.fixture
 def base(ingested, spark, tmp_path):
-    return ingested.copy(tmp_path / "base", *INPUTS)
+    """Two weeks, and features that are built in no time."""
+    made = ingested.copy(tmp_path / "base", *INPUTS)
+    made.model = built_by("sound")
+    return made
 
 
 def refusal(base: Base, kind: type[AirflowMLError]) -> AirflowMLError:
@@ -49,18 +54,6 @@ def largest_file(spark, size: int):
         yield
     finally:
         resource.prlimit(jvm, resource.RLIMIT_FSIZE, before)
-
-
-def test_a_full_scratch_folder_of_spark(base, spark, monkeypatch):
-    monkeypatch.delenv("SPARK_LOCAL_DIRS", raising=False)
-    base.run("features", "2013-01-01")
-    base = base.copy(base.path.with_name("again"), *INPUTS)
-    with largest_file(spark, 1000):
-        error = refusal(base, BaseError)
-    assert error.what == "cannot write: File too large"
-    assert error.where == tempfile.gettempdir()
-    assert error.remedy.endswith("choose another scratch folder of Spark's by SPARK_LOCAL_DIRS")
-    assert base.run("features", DAY).rows == 943, "the same session goes on when there is space again"
 
 
 def test_a_full_disk_below_the_table(ingested, spark, tmp_path):
@@ -116,6 +109,39 @@ def test_any_other_failure_is_a_sentence_and_the_trace_is_in_the_log(base, caplo
     assert error.what.startswith(f"Spark failed: {says}")
     assert error.where == f"entry point tests.unit.data.builds:{function}"
     assert says in caplog.text
+
+
+def give_up(context: SparkContext | None) -> None:
+    """Have Spark give its context up, of which Python's side is not told."""
+    if context is not None and context._jsc is not None:
+        context._jsc.sc().stop()
+
+
+def test_a_full_scratch_folder_of_spark(base, spark, monkeypatch):
+    monkeypatch.delenv("SPARK_LOCAL_DIRS", raising=False)
+    base.run("features", "2013-01-01")
+    base = base.copy(base.path.with_name("again"), *INPUTS)
+    with largest_file(spark, 1000):
+        error = refusal(base, BaseError)
+    assert error.what == "cannot write: File too large"
+    assert error.where == tempfile.gettempdir()
+    assert error.remedy.endswith("choose another scratch folder of Spark's by SPARK_LOCAL_DIRS")
+    # Spark goes on when there is space again, or gives its context up: before the next run, or in the midst of it.
+    try:
+        rows = base.run("features", DAY).rows
+    except StageError as told:
+        if "SparkContext" not in told.what:
+            raise
+        rows = base.run("features", DAY).rows
+    assert rows == 943
+    give_up(SparkContext._active_spark_context)  # or it may do so in another test
+
+
+def test_a_context_that_spark_gave_up_is_started_anew(base):
+    with spark_session("tests") as session:
+        give_up(session.sparkContext)
+        assert base.run("features", DAY).rows == 943
+        assert base.run("features", "2013-01-03").rows == 914
 
 
 def test_a_jvm_that_was_killed_is_told(ingested, tmp_path):

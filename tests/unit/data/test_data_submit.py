@@ -25,7 +25,8 @@ def test_spark_submit_runs_the_same_stage(built, tmp_path):
     asked.write_text(request.model_dump_json())
     submit = Path(sys.executable).with_name("spark-submit")
     script = Path(__file__).parents[3] / "spark_jobs" / "features.py"
-    options = ["--master", "local[1]", "--conf", "spark.ui.enabled=false"]
+    quick = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC -Xshare:auto"
+    options = ["--master", "local[2]", "--driver-java-options", quick, "--conf", "spark.ui.enabled=false"]
     done = subprocess.run(
         [str(submit), *options, str(script), str(asked), str(answer)],
         capture_output=True,

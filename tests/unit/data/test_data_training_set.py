@@ -9,15 +9,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from airflow_ml.examples.flights.world import World
 from airflow_ml.lifecycle.errors import BadTrainingSet, MissingPartition
 from airflow_ml.lifecycle.preprocessing import Preprocessing
-from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.statistics import Statistics
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.spec import Platform
 from airflow_ml.stages.training_set import ROW_GROUP_ROWS, _write
 from tests.support.killing import FILE_MOMENTS, run_in_process
-from tests.unit.data.conftest import SHORT, deliver
+from tests.unit.data.conftest import SHORT, deliver_outcomes
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -81,10 +80,7 @@ def test_equal_inputs_give_equal_bytes(made, tmp_path):
 def test_one_that_was_killed_before_or_after_its_result_is_the_same_after_a_retry(made, tmp_path, moment):
     base, result = made
     killed = base.copy(tmp_path, *TABLES)
-    request = JobRequest(
-        stage="training_set", model=base.model, platform=Platform(base=str(tmp_path)), window=Window.of(*WINDOW)
-    )
-    code, _, output = run_in_process(request, moment)
+    code, _, output = run_in_process(killed.request("training_set", *WINDOW), moment)
     assert code == -9, output
     again = killed.run("training_set", *WINDOW)
     assert again.reused == (moment == "after result")
@@ -127,8 +123,9 @@ def test_outcomes_after_the_window_change_nothing_and_those_inside_do(made, tmp_
     base, result = made
     other = base.copy(tmp_path, *TABLES)
     first = other.run("training_set", *WINDOW)
-    deliver(other, Window.of("2013-01-01", "2013-01-16"))
+    deliver_outcomes(other, Window.of("2013-01-13", "2013-01-15"))
     assert other.run("training_set", *WINDOW).reused
+    World(other.path / "landing").deliver_outcomes(Window.of("2013-01-03"))
     label = SHORT.label.model_copy(update={"compute": "tests.unit.data.builds:never"})
     other.run("ingest_outcomes", "2013-01-03", model=SHORT.model_copy(update={"label": label}))
     changed = other.run("training_set", *WINDOW)

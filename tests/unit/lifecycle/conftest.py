@@ -17,7 +17,7 @@ from airflow_ml.spec import Platform
 from tests.support.finished import Finished, finish_training
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def mlflow_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An MLflow database without runs: making one takes seconds, copying it none."""
     base = tmp_path_factory.mktemp("schema")
@@ -25,7 +25,7 @@ def mlflow_schema(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return base / "registry" / "mlflow.db"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """A training that is finished and exported."""
     done = finish_training(tmp_path_factory.mktemp("exported"))

@@ -1,11 +1,5 @@
-"""Running stages in processes of their own: killed with signal 9 at a step of register or release, or two at once.
+"""Running stages in processes of their own: killed with signal 9 at a step of register or release, or two at once."""
 
-Imports little, because every such process imports it.
-"""
-
-import multiprocessing
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -13,9 +7,10 @@ from typing import Any
 
 from airflow_ml.lifecycle.errors import AirflowMLError, ChampionMoved
 from airflow_ml.lifecycle.requests import JobRequest
-from airflow_ml.registry import champions, tracking
+from airflow_ml.registry import champions, records, tracking
 from airflow_ml.spec import Platform
 from airflow_ml.stages import runner
+from tests.support import forked
 from tests.support.killing import die, install
 
 REGISTER = ("version made", "recorded", "challenger set", "before result", "after result")
@@ -36,18 +31,18 @@ def install_step(step: str) -> None:
     from mlflow.tracking import MlflowClient
 
     from airflow_ml.registry import versions
-    from airflow_ml.serving import deployment
+    from airflow_ml.serving.targets.servers import ModelServers
 
     places: dict[str, tuple[Any, str]] = {
         "version made": (MlflowClient, "create_model_version"),
         "recorded": (champions, "record"),
         "challenger set": (versions, "set_challenger"),
-        "published": (deployment, "publish"),
-        "versions written": (deployment.ModelConfigFile, "ensure_versions"),
-        "available": (deployment, "wait_available"),
-        "champion recorded": (champions, "write_atomically"),
+        "published": (ModelServers, "publish"),
+        "versions written": (ModelServers, "serve"),
+        "available": (ModelServers, "wait_available"),
+        "champion recorded": (records, "write"),
         "mirrored": (champions, "mirror_champion"),
-        "labelled": (deployment.ModelConfigFile, "set_label"),
+        "labelled": (ModelServers, "label"),
     }
     if step not in places:
         install(step)
@@ -67,9 +62,14 @@ def run_until(step: str, request: JobRequest) -> tuple[int, str]:
     with tempfile.TemporaryDirectory() as folder:
         asked = Path(folder) / "request.json"
         asked.write_text(request.model_dump_json())
-        command = [sys.executable, "-m", "tests.unit.lifecycle.steps", step, str(asked), str(Path(folder) / "answer")]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
-        return done.returncode, done.stdout + done.stderr
+        return forked.run(_run_until, step, asked, Path(folder) / "answer")
+
+
+def _run_until(step: str, asked: Path, answer: Path) -> int:
+    from airflow_ml.stages.__main__ import main
+
+    install_step(step)
+    return main(asked, answer)
 
 
 def at_once(*requests: JobRequest) -> list[str]:
@@ -100,9 +100,9 @@ def promote(base: str, version: int) -> str:
 
 def together(function: Callable[..., str], arguments: list[tuple[Any, ...]]) -> list[str]:
     """Call a function in several new processes that start at the same moment; returns what it says, in any order."""
-    spawn = multiprocessing.get_context("spawn")
-    start, results = spawn.Barrier(len(arguments)), spawn.Queue()
-    processes = [spawn.Process(target=_told, args=(function, given, start, results)) for given in arguments]
+    made = forked.context()
+    start, results = made.Barrier(len(arguments)), made.Queue()
+    processes = [made.Process(target=_told, args=(function, given, start, results)) for given in arguments]
     for process in processes:
         process.start()
     said = [results.get(timeout=200) for _ in processes]
@@ -114,10 +114,3 @@ def together(function: Callable[..., str], arguments: list[tuple[Any, ...]]) -> 
 def _told(function: Callable[..., str], arguments: tuple[Any, ...], start: Any, results: Any) -> None:
     start.wait()
     results.put(function(*arguments))
-
-
-if __name__ == "__main__":
-    from airflow_ml.stages.__main__ import main
-
-    install_step(sys.argv[1])
-    sys.exit(main(Path(sys.argv[2]), Path(sys.argv[3])))

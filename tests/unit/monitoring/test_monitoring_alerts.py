@@ -1,8 +1,8 @@
-"""The two messages, as a mail client shows them."""
+"""The messages, as a mail client shows them."""
 
 import pytest
 
-from airflow_ml.lifecycle.alerts import LONGEST_SUBJECT, input_broken, of_decision
+from airflow_ml.lifecycle.alerts import LONGEST_SUBJECT, input_broken, of_decision, of_rollout
 
 DECISION = {
     "decision": "retrain",
@@ -98,3 +98,22 @@ def test_a_refused_file_is_named_and_its_remedy_comes_first():
     assert "What to do\n- Have the upstream deliver it again.\n- When the files are back, clear" in message.text
     assert message.text.endswith(f"\nTask log: {log['Task log']}\n")
     assert "Look at the report" not in message.text
+
+
+def test_a_rollout_that_went_back_says_which_version_by_which_numbers_and_who_answers_now():
+    went_back = {
+        "state": "rolled_back",
+        "version": 4,
+        "stable": 3,
+        "reason": "errors 40.00%, stable 0.10%",
+        "numbers": {"candidate_requests": 120, "errors_candidate": 0.4, "latency_limit": None},
+        "by": "ann",
+        "why": "it is <better>",
+    }
+    message = of_rollout("flights", went_back, {"Task log": LINK})
+    assert message.subject == "[flights] version 4 was rolled back: errors 40.00%, stable 0.10%"
+    for fact in ("version 3 answers all requests", "ann", "candidate requests: 120", "errors candidate: 0.4"):
+        assert fact in message.text
+    assert "it is &lt;better&gt;" in message.html
+    assert of_rollout("flights", {**went_back, "state": "canary"}) is None
+    assert of_rollout("flights", {**went_back, "state": "kept"}) is None

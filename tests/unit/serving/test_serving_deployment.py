@@ -102,7 +102,7 @@ def test_a_broken_file_is_left_alone(base):
     config = ModelConfigFile(base)
     config.create()
     config.path.write_text("model_config_list { config {")
-    with pytest.raises(ServingError, match="repair the file"):
+    with pytest.raises(ServingError, match="repair it by hand"):
         config.remove("m")
     assert config.path.read_text() == "model_config_list { config {"
 

@@ -64,7 +64,7 @@ def test_what_is_not_a_json_object(body):
         ({"instances": [{"s": "a", "x": 1, "y": 2}]}, TWO, "named input: y"),
         ({"inputs": {"s": ["a"]}}, TWO, "Missing named input: x"),
         ({"inputs": {"s": [1], "x": [1]}}, TWO, "not of expected type: string"),
-        ({"inputs": {"s": ["a"], "x": ["1"]}}, TWO, "not of expected type: float32"),
+        ({"inputs": {"s": ["a"], "x": ["1"]}}, TWO, "not of expected type: float"),
         ({"inputs": {"s": ["a"], "x": [None]}}, TWO, "Type: Null"),
         ({"inputs": [1.5]}, ONE, "not of expected type: int64"),
         ({"inputs": [2**63]}, ONE, "not of expected type: int64"),
@@ -73,6 +73,16 @@ def test_what_is_not_a_json_object(body):
         ({"inputs": [[1], 2]}, ONE, "incorrect level"),
         ({"inputs": [1, [2]]}, ONE, "unexpected level"),
         ({"inputs": {"s": [{"b64": "?"}], "x": [1]}}, TWO, "base64"),
+        ({"instances": [{"s": "a", "x": 1}, [1]]}, TWO, "got list at item 1"),
+        ({"instances": [1, {"s": "a"}]}, ONE, "got object at item 1"),
+        (
+            {"instances": [{"s": "a", "x": 1}, {"s": "a", "x": [1]}]},
+            TWO,
+            r"element: 1 key: x of 'instances' list. Error: INVALID_ARGUMENT: Expecting shape \[\] but got: \[1\]",
+        ),
+        ({"instances": [[1, 2], [1]]}, ONE, "element: 1 of 'instances' list.*Expecting tensor size: 2 but got: 1"),
+        ({"inputs": {"s": ["a"], "x": [2**24]}}, TWO, "Cannot convert JSON value: 16777216 to float without loss"),
+        ({"inputs": {"s": ["a"], "x": [1e39]}}, TWO, "without loss of precision"),
     ],
 )
 def test_what_does_not_fit_is_named(document, infos, says):
@@ -88,5 +98,7 @@ def test_answers():
     two = {"p": np.array([[1.0], [2.0]]), "s": np.array([b"a", b"\xff"], dtype=object)}
     assert json.loads(to_json(two, rows=True))["predictions"][0] == {"p": [1.0], "s": "a"}
     assert json.loads(to_json({"s_bytes": two["s"]}, rows=False))["outputs"][1] == {"b64": "/w=="}
-    with pytest.raises(StatusError, match="column format"):
+    with pytest.raises(StatusError, match="inconsistent batch size: 1 expecting: 2"):
+        to_json({"p": np.zeros(2), "q": np.zeros(1)}, rows=True)
+    with pytest.raises(StatusError, match="p has no shape information"):
         to_json({"p": np.array(1.0)}, rows=True)

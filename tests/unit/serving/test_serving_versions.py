@@ -25,9 +25,11 @@ def test_the_old_version_goes_only_when_the_new_one_is_there():
 
 def test_a_version_that_ended_may_begin_anew_when_it_is_wanted_again():
     states = {1: State.END, 2: State.AVAILABLE}
-    assert to_forget([2], states) == [1]
+    assert to_forget([2], states, failed=[]) == [1]
+    assert to_forget([2], states, failed=[1]) == [1]
     assert to_load([1, 2], {2: State.AVAILABLE}) == [1]
-    assert to_forget([1, 2], states) == []  # it failed; a failed version is not loaded again and again
+    assert to_forget([1], states, failed=[]) == [1]  # it was unloaded a moment ago, and its successor is gone
+    assert to_forget([1, 2], states, failed=[1]) == []  # it failed; a failed version is not loaded again and again
 
 
 def test_config_text():

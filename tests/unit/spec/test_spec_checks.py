@@ -6,8 +6,24 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from airflow_ml import Column, Features, Files, Label, Platform, Schema, at_least, at_most, beats_champion, each_slice
-from airflow_ml.spec import ServingTarget, categories, in_range, nulls, servable
+from airflow_ml import (
+    Column,
+    Features,
+    Files,
+    Horovod,
+    Label,
+    Platform,
+    Schema,
+    Tune,
+    at_least,
+    at_most,
+    beats_champion,
+    between,
+    each_slice,
+    one_of,
+)
+from airflow_ml.declarations import check_serving, check_training
+from airflow_ml.spec import ConfigMap, Reload, ServingTarget, categories, in_range, nulls, servable
 from tests.support.models import small_model
 
 ID = Column(name="id", type="string")
@@ -190,6 +206,65 @@ def test_a_serving_target_alone_refuses_a_password_too():
     assert "s3cret" not in str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        ({"folder": "models"}, "'models' is relative"),
+        ({"folder": "gs://models"}, "'gs://…' is neither a folder nor S3"),
+        ({"folder": "s3://ann:s3cret@models", "seen_as": "/models"}, "is no bucket and prefix"),
+        ({"folder": "s3://models/serving"}, "seen_as: the versions lie in S3"),
+        ({"seen_as": "models"}, "'models' is relative"),
+        ({"config": {"kind": "consul"}}, "does not match any of the expected tags"),
+        ({"config": {"kind": "configmap", "name": "models"}}, "namespace"),
+        ({"config": {"kind": "configmap", "namespace": "ML", "name": "models"}}, "'ML' is no name in Kubernetes"),
+        ({"config": {"kind": "configmap", "namespace": "ml", "name": "m", "key": "a/b"}}, "key: 'a/b' is no file name"),
+        ({"config": {"kind": "file", "namespace": "ml"}}, "namespace"),
+        ({"replicas": ("models",)}, "'models' is no host:port"),
+        ({"replicas": ("grpc://ann:s3cret@models:8500",)}, "'grpc://…' is no host:port"),
+        ({"replicas": ("models:0",)}, "choose one from 1 to 65535"),
+        ({"replicas": ("a:8500", "b:8500", "a:8500")}, "replicas: a:8500 is there twice"),
+    ],
+)
+def test_a_serving_target_that_leads_nowhere_is_refused(fields, says):
+    with pytest.raises(ValidationError, match=re.escape(says)) as refused:
+        Platform(base="/base", serving=fields)
+    assert "s3cret" not in str(refused.value)
+
+
+def test_serving_targets_that_are_taken():
+    targets = (
+        ServingTarget(),
+        ServingTarget(folder="/mnt/models", seen_as="/models", replicas=("a:8500", "[::1]:8500"), conn_id="tf"),
+        ServingTarget(config=Reload(), replicas=("127.0.0.1:8500", "127.0.0.1:8502")),
+        ServingTarget(
+            folder="s3://models/serving/",
+            seen_as="/models",
+            config=ConfigMap(namespace="ml", name="models"),
+            replicas=("dns:tf-serving-replicas.ml.svc:8500",),
+        ),
+    )
+    for target in targets:
+        platform = Platform(base="/base", serving=target)
+        assert Platform.model_validate_json(platform.model_dump_json()) == platform
+    assert platform.serving_folder == "s3://models/serving"
+    assert platform.config_folder == "/base/serving"
+    assert Platform(base="/base", serving=targets[1]).config_folder == "/mnt/models"
+
+
+def test_a_check_of_the_serving_target_names_the_field_and_the_fix(tmp_path):
+    wrong = ServingTarget(config=Reload(), replicas=("m:8501",))
+    record, port, requests = check_serving(Platform(base=str(tmp_path), serving=wrong))
+    assert str(record).startswith("platform.serving.config: Reload() sends the whole config, and there is no record")
+    assert "put the servers' models.config there" in record.fix
+    assert (port.field, port.what) == ("platform.serving.replicas", "port 8501 is the one of `rest`")
+    assert (requests.field, "none of the replicas" in requests.what) == ("platform.serving.grpc", True)
+    (tmp_path / "serving").mkdir()
+    (tmp_path / "serving" / "models.config").write_text("model_config_list {}")
+    right = ServingTarget(config=Reload(), grpc="m:8500", rest="m:8501", replicas=("m:8500",))
+    assert check_serving(Platform(base=str(tmp_path), serving=right)) == []
+    assert check_serving(Platform(base=str(tmp_path))) == []
+
+
 def test_addresses_without_a_password_are_taken():
     for registry in (
         "sqlite:////base/mlflow.db",
@@ -200,3 +275,32 @@ def test_addresses_without_a_password_are_taken():
         "postgresql://ann@db.test:5432/mlflow?sslmode=require&passfile=/run/pgpass&sslkey=/run/key.pem&author=ann",
     ):
         assert Platform(base="/base", registry=registry).registry_uri == registry
+
+
+@pytest.mark.parametrize(
+    ("training", "says"),
+    [
+        ({"workers": 3, "max_workers": 2}, "max_workers: 2 are fewer than the 3 workers"),
+        ({"workers": 3, "min_workers": 4}, "min_workers: 4 are more than the 3 workers"),
+        ({"step_timeout_s": 0}, "step_timeout_s"),
+        ({"fusion_threshold_mb": -1}, "fusion_threshold_mb"),
+        ({"cycle_time_ms": 0}, "cycle_time_ms"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(training, says):
+    with pytest.raises(ValidationError, match=says):
+        Horovod(**training)
+
+
+@pytest.mark.parametrize(
+    ("search", "field", "says"),
+    [
+        ({"learning_rat": between(0.1, 1.0)}, "learning_rat", "there is no such parameter"),
+        ({"dropout": between(0.0, 1.0)}, "dropout", "less than 1"),
+        ({"compression": one_of("none", "zip")}, "compression", "'none', 'fp16' or 'bf16'"),
+    ],
+)
+def test_a_search_over_what_no_training_takes_is_refused(search, field, says):
+    (problem,) = check_training(small_model(tune=Tune(search=search)))
+    assert problem.field == f"tune.search.{field}"
+    assert says in problem.what

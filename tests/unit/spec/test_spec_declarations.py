@@ -13,6 +13,7 @@ from airflow_ml.spec import Split
 from airflow_ml.spec.base import Frozen
 from airflow_ml.spec.gates import AtLeast, AtMost, BeatsChampion, Calibrated, EachSlice, Servable
 from airflow_ml.spec.source import Categories, InRange, Nulls
+from airflow_ml.spec.tuning import Between, OneOf
 from tests.support.models import small_model
 
 
@@ -42,7 +43,19 @@ def test_what_a_model_or_a_platform_is_made_of_is_importable_from_the_package():
         new = {
             made for kind in new for field in kind.model_fields.values() for made in declarations(field.annotation)
         } - found
-    built = {AtLeast, AtMost, BeatsChampion, Calibrated, EachSlice, Servable, Categories, InRange, Nulls}
+    built = {
+        AtLeast,
+        AtMost,
+        BeatsChampion,
+        Calibrated,
+        EachSlice,
+        Servable,
+        Categories,
+        InRange,
+        Nulls,
+        Between,
+        OneOf,
+    }
     assert built < found
     assert {kind.__name__ for kind in found - built} <= set(airflow_ml.__all__)
     assert all(hasattr(airflow_ml, name) for name in airflow_ml.__all__)

@@ -13,13 +13,16 @@ import pytest
 from airflow_ml.lifecycle.preprocessing import fit
 from airflow_ml.lifecycle.requests import FileOutput, JobRequest, JobResult
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.spec import Column, Features, Files, Horovod, Label, Model, Platform, Schema, at_least
+from airflow_ml.spec import Column, Features, Files, Horovod, Label, Model, Platform, Schema, Tune, at_least
 from airflow_ml.storage import sha256
 from airflow_ml.training.job import TrainingJob
+from airflow_ml.training.launch import launch
 
 CATEGORICAL = ("carrier", "dest")
 NUMERIC = ("hour", "wind", "distance")
 START = date(2013, 1, 1)
+LONG = {"epochs": 4, "batch_size": 32, "dropout": 0.2, "learning_rate": 0.005, "patience": 4, "checkpoint_steps": 40}
+"""Parameters of a training of 132 steps an epoch: long enough to be disturbed inside of one."""
 
 
 def table(rows: int, seed: int = 0) -> pa.Table:
@@ -63,7 +66,7 @@ def write_splits(folder: Path, rows: int = 6000, group_rows: int = 500) -> None:
     (folder / "preprocessing.json").write_text(fit(columns, CATEGORICAL, NUMERIC).to_json())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The three splits, shared: nobody writes there."""
     folder = tmp_path_factory.mktemp("training-set")
@@ -76,23 +79,37 @@ def job(splits: Path, tmp_path: Path) -> Callable[..., TrainingJob]:
     """Makes a job on the shared splits; its state and model lie in a folder of their own."""
 
     def make(name: str = "run", workers: int = 1, **changed: Any) -> TrainingJob:
-        params = {"epochs": 2, "batch_size": 256, "hidden": [16], "dropout": 0.0, **changed.pop("params", {})}
-        values: dict[str, Any] = {
-            "fingerprint": "f" * 64,
-            "train": str(splits / "train"),
-            "validation": str(splits / "validation"),
-            "preprocessing": str(splits / "preprocessing.json"),
-            "workers": workers,
-            "state": str(tmp_path / name / "state"),
-            "out": str(tmp_path / name / "model"),
-            **changed,
-        }
-        return TrainingJob(params=params, **values)
+        return training_job(splits, tmp_path / name, workers=workers, **changed)
 
     return make
 
 
-def model(**training: Any) -> Model:
+def training_job(splits: Path, folder: Path, **changed: Any) -> TrainingJob:
+    """A job on the splits; its state and model lie below a folder."""
+    params = {"epochs": 2, "batch_size": 256, "hidden": [16], "dropout": 0.0, **changed.pop("params", {})}
+    values: dict[str, Any] = {
+        "fingerprint": "f" * 64,
+        "train": str(splits / "train"),
+        "validation": str(splits / "validation"),
+        "preprocessing": str(splits / "preprocessing.json"),
+        "state": str(folder / "state"),
+        "out": str(folder / "model"),
+        **changed,
+    }
+    return TrainingJob(params=params, **values)
+
+
+@pytest.fixture(scope="package")
+def undisturbed(splits: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingJob:
+    """A training of two processes that nobody disturbed: what those that were must end with, bit by bit."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    finished = training_job(splits, folder, workers=2, params=LONG)
+    told = launch(finished, folder / "work", lambda event: None)
+    assert (told["epochs"], told["resumed_from_epoch"]) == (4, 0)
+    return finished
+
+
+def model(tune: Tune | None = None, **training: Any) -> Model:
     """A declaration that fits the splits."""
     columns = tuple(Column(name=name, type="string") for name in ("entity", "origin", "terminal"))
     source = Schema(columns=columns, key="entity")
@@ -110,6 +127,7 @@ def model(**training: Any) -> Model:
                 **training,
             },
         ),
+        tune=tune,
         gates=(at_least("roc_auc", 0.5),),
         slices=("carrier", "origin", "hour"),
         start=START,
@@ -117,7 +135,7 @@ def model(**training: Any) -> Model:
     )
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def make_request(splits: Path) -> Callable[..., JobRequest]:
     """Makes a request in a base, whose training set is the shared splits."""
 

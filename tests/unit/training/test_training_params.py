@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from airflow_ml.lifecycle.errors import SpecError
-from airflow_ml.training.loop import bin_edges, learning_rate
+from airflow_ml.training.context import binned_auc
+from airflow_ml.training.exchange import adasum
+from airflow_ml.training.loop import autocast, bin_edges, learning_rate
+from airflow_ml.training.metrics import roc_auc
 from airflow_ml.training.params import Params, parse
 
 
@@ -18,6 +21,12 @@ from airflow_ml.training.params import Params, parse
         ({"hidden": []}, "training.params.hidden", "at least one layer"),
         ({"hidden": [8, "wide"]}, "training.params.hidden.1", "integer"),
         ({"batchsize": 3}, "training.params.batchsize", "batch_size"),
+        ({"reduction": "sum"}, "training.params.reduction", "'average' or 'adasum'"),
+        ({"compression": "int8"}, "training.params.compression", "'none', 'fp16' or 'bf16'"),
+        ({"precision": "float16"}, "training.params.precision", "'auto', 'float32' or 'bfloat16'"),
+        ({"backward_passes_per_step": 0}, "training.params.backward_passes_per_step", "greater than or equal to 1"),
+        ({"local_steps": 4, "reduction": "adasum"}, "training.params", "no gradients are exchanged"),
+        ({"reduction": "adasum", "compression": "fp16"}, "training.params", "compares gradients as they are"),
     ],
 )
 def test_a_bad_parameter_is_named(params, field, said):
@@ -31,6 +40,33 @@ def test_a_fit_of_ones_own_has_parameters_of_its_own():
     assert parse({"epochs": 3, "temperature": 3}, own_fit=True).epochs == 3
     with pytest.raises(SpecError):
         parse({"epochs": -3, "temperature": 3}, own_fit=True)
+
+
+def test_adasum_adds_what_differs_and_averages_what_does_not():
+    east, north = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 4.0])
+    assert adasum([east, north]).tolist() == [3, 4]
+    assert adasum([east, east]).tolist() == [3, 0]
+    assert adasum([east, east, north]).tolist() == [3, 4]
+    # A rank that had no row in the step.
+    assert adasum([torch.zeros(2), north]).tolist() == [0, 4]
+
+
+def test_a_forward_pass_is_bfloat16_where_that_is_asked_for():
+    def of(precision: str) -> torch.dtype:
+        with autocast(torch.device("cpu"), precision):
+            return torch.nn.Linear(2, 1)(torch.ones(1, 2)).dtype
+
+    assert of("bfloat16") == torch.bfloat16
+    assert of("float32") == of("auto") == torch.float32
+
+
+def test_an_area_under_bins_is_nearly_that_under_scores():
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 2, 20_000)
+    scores = np.clip(generator.normal(0.4 + 0.1 * labels, 0.1), 0, 1)
+    bins = [np.bincount((scores[labels == label] * 65535).astype(int), minlength=65536) for label in (0, 1)]
+    assert binned_auc(torch.tensor(np.array(bins))) == pytest.approx(roc_auc(labels, scores), abs=1e-4)
+    assert binned_auc(torch.tensor([[0, 0], [3, 4]])) is None
 
 
 def test_learning_rate_rises_and_falls():

@@ -18,11 +18,10 @@ from airflow_ml.training import model_files
 from airflow_ml.training.checkpoints import Checkpoints
 from airflow_ml.training.job import TrainingJob
 from airflow_ml.training.launch import launch
+from airflow_ml.training.ranks import PARENT
+from tests.unit.training.conftest import LONG
 
 pytestmark = pytest.mark.slow
-
-LONG = {"epochs": 4, "batch_size": 32, "dropout": 0.2, "learning_rate": 0.005, "patience": 4}
-"""Long enough an epoch to be killed inside of it."""
 
 Job = Callable[..., TrainingJob]
 
@@ -55,25 +54,6 @@ def ranks_of(process: psutil.Process) -> list[psutil.Process]:
     return found
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(splits, tmp_path_factory) -> TrainingJob:
-    """A training of two ranks that nobody disturbed."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    job = TrainingJob(
-        fingerprint="f" * 64,
-        train=str(splits / "train"),
-        validation=str(splits / "validation"),
-        preprocessing=str(splits / "preprocessing.json"),
-        params={"hidden": [16], **LONG},
-        workers=2,
-        state=str(folder / "state"),
-        out=str(folder / "model"),
-    )
-    finished = run(job)
-    assert finished["epochs"] == 4
-    return job
-
-
 def test_one_rank_and_two_agree_after_a_step(job: Job):
     # One step: the whole split is one global batch.
     jobs = [job(f"w{n}", workers=n, params={"epochs": 1, "batch_size": 4200, "warmup_epochs": 0}) for n in (1, 2)]
@@ -87,31 +67,53 @@ def test_one_rank_and_two_agree_after_a_step(job: Job):
     assert losses(jobs[0]) == pytest.approx(losses(jobs[1]), abs=1e-5)
 
 
-def test_a_killed_rank_ends_all_and_the_next_try_ends_with_the_same_bits(job: Job, uninterrupted: TrainingJob):
-    broken = job("broken", workers=2, params=LONG)
-    victims: list[int] = []
+def test_whatever_ends_a_training_leaves_nobody_and_the_last_try_ends_with_the_same_bits(
+    job: Job, undisturbed: TrainingJob, tmp_path: Path
+):
+    """A rank is killed, then another is stopped, then the launcher is killed; nobody disturbs the fourth try."""
+    broken = job(
+        "broken", workers=2, params=LONG, fit="tests.unit.training.user_fits:leaves_a_child", step_timeout_s=15
+    )
+    resumed: list[tuple[int, int]] = []
 
-    def kill_one(event: dict) -> None:
-        if event["event"] == "epoch" and event["epoch"] == 2:
-            victim = next(rank for rank in ranks_of(psutil.Process()) if rank.environ()["HOROVOD_RANK"] == "1")
-            victims.append(victim.pid)
-            victim.kill()
+    def disturb(epoch: int, step: int, how: Callable[[psutil.Process], None]) -> Callable[[dict], None]:
+        done: list[int] = []
+
+        def on_event(event: dict) -> None:
+            if event["event"] == "resumed":
+                resumed.append((event["epoch"], event["step"]))
+            if event["event"] == "checkpoint" and (event["epoch"], event["step"]) >= (epoch, step) and not done:
+                assert len(_sleepers()) == (0 if resumed else 1)
+                victim = next(rank for rank in ranks_of(psutil.Process()) if rank.environ()["HOROVOD_RANK"] == "1")
+                done.append(victim.pid)
+                how(victim)
+
+        return on_event
 
     with pytest.raises(TrainingFailed, match="rank 1 of 2 was ended by SIGKILL"):
-        run(broken, kill_one)
-    assert victims
+        run(broken, disturb(0, 80, psutil.Process.kill))
     assert ranks_of(psutil.Process()) == []
-    assert (Path(broken.state) / "epoch-00001.pt").exists()
+    # What a rank started ends with it.
+    assert _sleepers_after(5) == []
+    assert Checkpoints(Path(broken.state), broken.fingerprint).newest() is not None
 
-    finished = run(broken)
-    assert finished["resumed_from_epoch"] in (1, 2)
-    assert_same_bits(weights(broken), weights(uninterrupted))
-    assert losses(broken) == losses(uninterrupted)
+    with pytest.raises(TrainingFailed, match=r"rank 1 of 2 hangs .*its process has not run for"):
+        run(broken, disturb(1, 40, psutil.Process.suspend))
+    assert ranks_of(psutil.Process()) == []
+
+    _kill_the_launcher(broken, tmp_path, after_epoch=2)
+
+    finished = run(broken, disturb(99, 0, psutil.Process.kill))
+    assert resumed[0] >= (0, 80)
+    assert resumed[-1] >= (2, 0)
+    assert 2 <= finished["resumed_from_epoch"] < LONG["epochs"]
+    assert_same_bits(weights(broken), weights(undisturbed))
+    assert losses(broken) == losses(undisturbed)
 
 
-def test_a_killed_launcher_leaves_nobody_behind(job: Job, uninterrupted: TrainingJob, tmp_path: Path):
-    broken = job("broken", workers=2, params=LONG)
-    (tmp_path / "job.json").write_text(broken.model_dump_json())
+def _kill_the_launcher(broken: TrainingJob, folder: Path, after_epoch: int) -> None:
+    """Launch from a process of its own, kill that, and see that its ranks go with it."""
+    (folder / "job.json").write_text(broken.model_dump_json())
     code = (
         "import sys; from pathlib import Path\n"
         "from airflow_ml.training.job import TrainingJob\n"
@@ -119,11 +121,12 @@ def test_a_killed_launcher_leaves_nobody_behind(job: Job, uninterrupted: Trainin
         "job = TrainingJob.model_validate_json(Path(sys.argv[1]).read_text())\n"
         "launch(job, Path(sys.argv[2]), lambda event: print(event['event'], event.get('epoch'), flush=True))\n"
     )
-    command = [sys.executable, "-c", code, str(tmp_path / "job.json"), str(tmp_path / "work")]
+    command = [sys.executable, "-c", code, str(folder / "job.json"), str(folder / "work")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as launcher:
         assert launcher.stdout is not None
         for line in launcher.stdout:
-            if line.split() == ["epoch", "2"]:  # so the first one has its checkpoint
+            # So there is a checkpoint after the epoch, too.
+            if line.split() == ["checkpoint", str(after_epoch)]:
                 break
         ranks = ranks_of(psutil.Process(launcher.pid))
         assert len(ranks) == 2
@@ -132,38 +135,27 @@ def test_a_killed_launcher_leaves_nobody_behind(job: Job, uninterrupted: Trainin
         assert len(gone) == 2
         assert alive == []
 
-    finished = run(broken)
-    assert 1 <= finished["resumed_from_epoch"] < 4
-    assert_same_bits(weights(broken), weights(uninterrupted))
-
 
 def test_interrupting_the_launcher_ends_the_ranks(job: Job):
+    running: list[psutil.Process] = []
+
     def interrupt(event: dict) -> None:
-        if event["event"] == "epoch":
+        if event["event"] == "started":
+            running.extend(ranks_of(psutil.Process()))
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        run(job(workers=2, params=LONG), interrupt)
+        run(job(workers=2, fit="tests.unit.training.user_fits:fails_at", params={"step": 3}), interrupt)
+    assert len(running) == 2
     assert ranks_of(psutil.Process()) == []
 
 
-def test_another_seed_gives_other_weights_and_early_stopping_keeps_the_best(job: Job):
+def test_early_stopping_keeps_the_best(job: Job):
     params = {"epochs": 60, "batch_size": 64, "hidden": [64], "learning_rate": 0.02, "patience": 2, "warmup_epochs": 0}
-    one, other = (job(f"seed{n}", seed=n, params=params) for n in (1, 2))
-    events: list[dict] = []
-    for each in (one, other):
-        finished = run(each, events.append)
-        assert finished["epochs"] == finished["best_epoch"] + 2 < 60
-        assert finished["validation_loss"] == pytest.approx(min(losses(each)), abs=1e-9)
-    assert not torch.equal(weights(one)["layers.0.weight"], weights(other)["layers.0.weight"])
-
-
-def test_a_fit_of_ones_own_with_our_loop(job: Job):
-    own = job(
-        workers=2, fit="tests.unit.training.user_fits:own_network", params={"temperature": 3, "learning_rate": 0.05}
-    )
-    assert run(own)["validation_roc_auc"] > 0.7
-    assert weights(own)["layer.weight"].shape == (1, 3)
+    early = job(params=params)
+    finished = run(early)
+    assert finished["epochs"] == finished["best_epoch"] + 2 < 60
+    assert finished["validation_loss"] == pytest.approx(min(losses(early)), abs=1e-9)
 
 
 def test_a_fit_of_ones_own_fails_with_its_words_and_resumes(job: Job):
@@ -179,17 +171,21 @@ def test_a_fit_of_ones_own_fails_with_its_words_and_resumes(job: Job):
     assert [event["epoch"] for event in events if event["event"] == "epoch"] == [1, 2, 3]
 
 
-@pytest.mark.parametrize(
-    ("fit", "workers", "said"),
-    [
-        ("drifting", 2, "the ranks ended with different weights"),
-        ("wrong_shape", 1, "shape"),
-        ("nowhere", 1, "has no attribute 'nowhere'"),
-    ],
-)
-def test_a_fit_that_cannot_be_used_is_refused(job: Job, fit, workers, said):
-    with pytest.raises(TrainingFailed, match=said):
-        run(job(workers=workers, fit=f"tests.unit.training.user_fits:{fit}"))
+def test_a_rank_that_sleeps_is_found_with_its_line(job: Job):
+    own = job(workers=2, fit="tests.unit.training.user_fits:fails_at", params={"step": 3}, step_timeout_s=10)
+    with pytest.raises(
+        TrainingFailed, match=r"rank 1 of 2 hangs in step 3 of epoch 1: no progress .*user_fits\.py:\d+"
+    ):
+        run(own)
+    assert ranks_of(psutil.Process()) == []
+
+
+def test_a_fit_that_cannot_be_used_is_refused(job: Job):
+    """Ranks that drifted apart; before that, they have seen that a network of the wrong shape is no use either."""
+    with pytest.raises(TrainingFailed, match="the ranks ended with different weights"):
+        run(job(workers=2, fit="tests.unit.training.user_fits:drifting"))
+    with pytest.raises(TrainingFailed, match="has no attribute 'nowhere'"):
+        run(job(fit="tests.unit.training.user_fits:nowhere"))
 
 
 def test_a_full_disk_in_a_fit_of_ones_own_is_the_error_of_any_stage(job: Job):
@@ -204,29 +200,28 @@ def test_gpus_that_are_not_there_are_refused(job: Job):
         run(job(gpus_per_worker=1))
 
 
-def test_what_a_rank_started_ends_with_it(job: Job):
-    with pytest.raises(TrainingFailed, match="rank 1 of 2 was ended by SIGABRT"):
-        run(job(workers=2, fit="tests.unit.training.user_fits:leaves_children"))
-    deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and (left := _sleepers()):
+def _sleepers_after(seconds: float) -> list[int]:
+    """Those that are left then, or none as soon as all are gone."""
+    deadline = time.monotonic() + seconds
+    while (left := _sleepers()) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert left == []
+    return left
 
 
 def _sleepers() -> list[int]:
-    """Our sleeping grandchildren, wherever they were adopted."""
+    """Sleeping children of ranks that this process started, wherever they were adopted."""
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         if process.info["cmdline"] == ["sleep", "600"] and process.info["status"] != psutil.STATUS_ZOMBIE:
             with contextlib.suppress(psutil.Error):
-                if "AIRFLOW_ML_EVENTS_FD" in process.environ():
+                if process.environ().get(PARENT) == str(os.getpid()):
                     found.append(process.pid)
     return found
 
 
-def test_a_checkpoint_of_another_training_is_refused(job: Job, uninterrupted: TrainingJob):
+def test_a_checkpoint_of_another_training_is_refused(job: Job, undisturbed: TrainingJob):
     with pytest.raises(TrainingFailed, match="of another training"):
-        run(job(state=uninterrupted.state, fingerprint="e" * 64))
+        run(job(state=undisturbed.state, fingerprint="e" * 64))
 
 
 def test_torn_checkpoints_are_not_seen(tmp_path: Path):

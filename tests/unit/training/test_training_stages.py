@@ -8,7 +8,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from airflow_ml.lifecycle.errors import BaseError, SpecError
+from airflow_ml.cli import _searched
+from airflow_ml.lifecycle.errors import BaseError, MissingResult, SpecError
 from airflow_ml.lifecycle.evaluation import Evaluation
 from airflow_ml.lifecycle.gates import GateReport
 from airflow_ml.lifecycle.preprocessing import Preprocessing
@@ -16,9 +17,10 @@ from airflow_ml.lifecycle.releases import Release
 from airflow_ml.lifecycle.requests import FileOutput, JobRequest, JobResult
 from airflow_ml.registry import champions, tracking, versions
 from airflow_ml.registry.client import client_of
+from airflow_ml.spec import Tune, between, one_of
 from airflow_ml.stages.runner import execute, identify, stage_of
 from airflow_ml.storage import sha256
-from tests.support.killing import FILE_MOMENTS, run_in_process
+from tests.support.killing import FILE_MOMENTS, run_fresh, run_in_process
 from tests.support.mounts import error_of, full
 from tests.unit.training.conftest import model
 
@@ -31,7 +33,15 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(make_request: Requests, base: Path) -> JobResult:
+def killed(make_request: Requests, base: Path) -> dict[str, tuple[int, str]]:
+    """Exit codes and output: the first try of the training is killed before its result, the second one after it."""
+    request = make_request(base, "train")
+    return {moment: run_in_process(request, moment)[::2] for moment in FILE_MOMENTS}
+
+
+@pytest.fixture(scope="module")
+def trained(make_request: Requests, base: Path, killed: dict[str, tuple[int, str]]) -> JobResult:
+    """What the third try says, on which the other tests build."""
     return execute(make_request(base, "train"))
 
 
@@ -45,10 +55,24 @@ def evaluation_of(result: JobResult) -> Evaluation:
 
 
 @pytest.mark.slow
+def test_a_training_killed_around_its_result_finds_its_run_and_its_last_epoch(
+    make_request: Requests, base: Path, killed: dict[str, tuple[int, str]], trained: JobResult
+):
+    for code, output in killed.values():
+        assert code == -9, output
+    # The second try went on from the last epoch of the first one; the third had nothing to do.
+    assert trained.reused
+    assert trained.summary["resumed_from_epoch"] == trained.metrics["epochs"] == 3
+    client = client_of(make_request(base, "train").platform)
+    # This is the first test in this base.
+    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
+    assert [run.info.run_id for run in runs] == [trained.summary["mlflow_run_id"]]
+
+
+@pytest.mark.slow
 def test_a_trained_model_is_a_result_and_a_run_in_mlflow(make_request: Requests, base: Path, trained: JobResult):
     assert trained.metrics["validation_roc_auc"] > 0.75
     assert trained.summary["world_size"] == 2
-    assert trained.summary["resumed_from_epoch"] == 0
     assert trained.rows == 4200
     history = json.loads(Path(trained.outputs["model"].uri, "history.json").read_text())["history"]
     best = history[trained.summary["best_epoch"] - 1]
@@ -59,25 +83,13 @@ def test_a_trained_model_is_a_result_and_a_run_in_mlflow(make_request: Requests,
     assert [(metric.step, metric.value) for metric in shown] == [(e["epoch"], e["validation_loss"]) for e in history]
     assert client.get_run(run).info.status == "FINISHED"
     assert client.get_run(run).data.params["batch_size"] == "128"
-    assert execute(request).reused
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("moment", FILE_MOMENTS)
-def test_a_training_killed_around_its_result_finds_its_run_and_its_last_epoch(
-    make_request: Requests, tmp_path: Path, moment: str
-):
-    request = make_request(tmp_path, "train")
-    code, _, output = run_in_process(request, moment)
-    assert code == -9, output
-    result = execute(request)
-    assert result.reused == (moment == "after result")
-    assert result.summary["resumed_from_epoch"] == (0 if result.reused else 3)
-    assert result.metrics["epochs"] == 3
-    client = client_of(request.platform)
-    runs = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
-    assert [run.info.run_id for run in runs] == [result.summary["mlflow_run_id"]]
-    assert len(list(Path(result.uri).parent.glob("attempt-*"))) == 1
+    # Two ranks of one core each, or more, from their start to their end, in both tries.
+    usage = trained.summary["usage"]
+    assert usage["cpu_hours"] * 3600 > trained.timings["ranks"]
+    assert (usage["gpu_hours"], usage["cost"], usage["currency"]) == (0, 0, "EUR")
+    told = [metric.value for metric in client.get_metric_history(run, "cpu_hours")]
+    assert len(told) == 2
+    assert 0 < min(told) < max(told) == usage["cpu_hours"]
 
 
 @pytest.mark.slow
@@ -160,7 +172,7 @@ def test_the_champion_is_measured_on_the_same_rows(
     request = make_request(base, "evaluate", inputs={"train": trained.uri})
     release = champion(request, exported.outputs["saved_model"])
     # In a process of its own, as stages run: TensorFlow and torch are loaded in the stage's order.
-    code, compared, output = run_in_process(request)
+    code, compared, output = run_fresh(request)
     assert code == 0, output
     assert compared.fingerprint != evaluated.fingerprint
     evaluation = evaluation_of(compared)
@@ -179,7 +191,7 @@ def test_a_champion_that_cannot_be_compared_has_no_numbers_but_a_reason(
 ):
     request = make_request(base, "evaluate", inputs={"train": trained.uri})
     release = champion(request, _with_a_column_that_is_gone(Path(trained.outputs["model"].uri), tmp_path))
-    code, compared, output = run_in_process(request)
+    code, compared, output = run_fresh(request)
     assert code == 0, output
     found = evaluation_of(compared).champion
     assert found.version == release.version
@@ -247,3 +259,53 @@ def _with_a_column_that_is_gone(trained: Path, folder: Path) -> FileOutput:
     text = (trained / "preprocessing.json").read_text().replace('"wind"', '"gone"')
     export_saved_model(load(trained), Preprocessing.from_json(text), folder / "saved_model")
     return FileOutput(uri=str(folder / "saved_model"), sha256=sha256(folder / "saved_model"))
+
+
+SEARCH = Tune(trials=1, search={"learning_rate": between(0.01, 0.1, log=True), "hidden": one_of([8], [4])})
+
+
+@pytest.mark.slow
+def test_a_trial_is_a_training_of_the_local_compute_and_its_reports_are_heard(make_request: Requests, base: Path):
+    request = make_request(base, "tune", model(tune=SEARCH, workers=1, params={"epochs": 2, "batch_size": 512}))
+    # As the command line does it.
+    (trial,) = _searched(request).params["study"]["trials"]
+    assert (trial["state"], trial["epochs"]) == ("complete", 2)
+    assert trial["params"]["hidden"] in ([8], [4])
+    run = client_of(request.platform).get_run(trial["mlflow_run_id"])
+    assert float(run.data.params["learning_rate"]) == pytest.approx(trial["params"]["learning_rate"])
+    assert trial["value"] == pytest.approx(min(m.value for m in _losses(request, trial["mlflow_run_id"])))
+
+
+def _losses(request: JobRequest, run_id: str) -> list:
+    return client_of(request.platform).get_metric_history(run_id, "validation_loss")
+
+
+def test_a_study_is_recorded_and_trainings_use_its_best(make_request: Requests, tmp_path: Path):
+    tuned = model(tune=SEARCH.model_copy(update={"use_best": True}))
+    searching = make_request(tmp_path, "train", tuned)
+    train = stage_of("train")
+    # Before any study a flag asks for nothing, and a person who asks for the best is told.
+    assert identify(searching, train).identity["params"] == tuned.training.params
+    best = searching.model_copy(update={"params": {"training": "best"}})
+    with pytest.raises(MissingResult, match="no study has ended yet"):
+        identify(best, train)
+    trials = [
+        {"number": n, "state": state, "value": value, "params": {"learning_rate": rate}, "epochs": 2}
+        | {"gpu_hours": 0.5, "mlflow_run_id": f"run-{n}"}
+        for n, (state, value, rate) in enumerate(
+            [("complete", 0.6, 0.01), ("complete", 0.5, 0.05), ("pruned", None, 0.1)]
+        )
+    ]
+    study = {"study": "toy-1", "best": 1, "trials": trials}
+    result = execute(make_request(tmp_path, "tune", tuned, params={"study": study}))
+    assert result.summary["best_params"] == {"learning_rate": 0.05}
+    assert result.summary["trials"] == {"complete": 2, "pruned": 1}
+    shown = client_of(searching.platform).get_metric_history(result.summary["mlflow_run_id"], "trial_validation_loss")
+    assert [(metric.step, metric.value) for metric in shown] == [(0, 0.6), (1, 0.5)]
+    named = searching.model_copy(update={"inputs": {**searching.inputs, "tune": result.uri}})
+    for request in (searching, best, named):
+        assert identify(request, train).identity["params"] == {**tuned.training.params, "learning_rate": 0.05}
+    given = searching.model_copy(update={"params": {"training": {"epochs": 1}}})
+    assert identify(given, train).identity["params"] == {**tuned.training.params, "epochs": 1}
+    with pytest.raises(SpecError, match="there is no search to record"):
+        execute(make_request(tmp_path, "tune", model()))

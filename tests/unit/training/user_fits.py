@@ -1,13 +1,18 @@
 """What users could declare as `fit`."""
 
+import contextlib
 import os
+import time
 
 import horovod.torch as hvd
 import torch
 from torch import nn
 
+from airflow_ml.lifecycle.errors import TrainingFailed
+from airflow_ml.training.checkpoints import Checkpoints
 from airflow_ml.training.context import FitContext
-from airflow_ml.training.loop import train
+from airflow_ml.training.loop import fit, train
+from airflow_ml.training.ranks import STOP
 
 
 class Linear(nn.Module):
@@ -26,6 +31,63 @@ def own_network(context: FitContext) -> nn.Module:
     assert context.params["temperature"] == 3
     context.seed_everything(0)
     return train(context, Linear(len(context.preprocessing.numeric)))
+
+
+def waits_for_company(context: FitContext) -> nn.Module:
+    """Our loop; a rank that is alone in pods waits in its sixtieth step until somebody has come."""
+    context.seed_everything(0)
+    return train(context, _Waiting(len(context.preprocessing.numeric)))
+
+
+class _Waiting(Linear):
+    steps = 0
+
+    def forward(self, categorical: torch.Tensor, numeric: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            self.steps += 1
+            while self.steps == 60 and hvd.size() == 1 and STOP in os.environ and not os.path.exists(os.environ[STOP]):
+                time.sleep(0.05)
+        return super().forward(categorical, numeric)
+
+
+VARIANTS = {
+    "plain": {},
+    "seeded": {},
+    "in_parts": {"backward_passes_per_step": 3},
+    "fp16": {"compression": "fp16"},
+    "bf16": {"compression": "bf16"},
+    "adasum": {"reduction": "adasum"},
+    "local": {"local_steps": 4},
+    "mixed": {"precision": "bfloat16"},
+}
+OTHER_SEED = 2
+
+
+def all_exchanges(context: FitContext) -> nn.Module:
+    """Our loop with each way to exchange, from the same start; tensors carry the variant's name."""
+    found, network = [], None
+    folder = context.checkpoints.folder
+    for number, (variant, changed) in enumerate(VARIANTS.items(), start=1):
+        context.params = {"epochs": 2, "batch_size": 256, "learning_rate": 0.05, **changed}
+        context.checkpoints = Checkpoints(folder / variant, "f" * 64)
+        context.seed = OTHER_SEED if variant == "seeded" else 1
+        context.seed_everything(0)
+        network = train(context, _Named(variant, len(context.preprocessing.numeric)))
+        weights = [round(float(w), 8) for w in network.state_dict()[f"{variant}.weight"].flatten()]
+        auc = context.validate(network)["validation_roc_auc"]
+        found.append({"epoch": number, "variant": variant, "weights": weights, "auc": auc})
+    context.history = found
+    return network
+
+
+class _Named(nn.Module):
+    def __init__(self, variant: str, numbers: int) -> None:
+        super().__init__()
+        self.variant = variant
+        self.add_module(variant, nn.Linear(numbers, 1))
+
+    def forward(self, categorical: torch.Tensor, numeric: torch.Tensor) -> torch.Tensor:
+        return getattr(self, self.variant)(numeric).squeeze(1)
 
 
 def own_loop(context: FitContext) -> nn.Module:
@@ -54,21 +116,37 @@ def own_loop(context: FitContext) -> nn.Module:
     return network
 
 
+def fails_at(context: FitContext) -> nn.Module:
+    """Rank 1 raises, or sleeps for ever, at a step of the first epoch."""
+    network = Linear(len(context.preprocessing.numeric))
+    for number, _ in enumerate(context.batches(256, epoch=1), start=1):
+        if number == context.params["step"] and context.rank == 1:
+            if context.params.get("how") == "raises":
+                raise ValueError("what nobody can train on")
+            time.sleep(600)
+        hvd.barrier()
+    return network
+
+
 def drifting(context: FitContext) -> nn.Module:
-    """Forgets that there are other ranks."""
+    """Forgets that there are other ranks, after a network that answers with a column instead of a number a row."""
     torch.manual_seed(context.rank)
+    with contextlib.suppress(TrainingFailed):
+        context.validate(_Column(len(context.preprocessing.numeric)))
+        raise AssertionError("a network of the wrong shape was taken")
     return Linear(len(context.preprocessing.numeric))
-
-
-def wrong_shape(context: FitContext) -> nn.Module:
-    """Answers with a column instead of a number a row."""
-    context.seed_everything(0)
-    return _Column(len(context.preprocessing.numeric))
 
 
 class _Column(Linear):
     def forward(self, categorical: torch.Tensor, numeric: torch.Tensor) -> torch.Tensor:
         return self.layer(numeric)
+
+
+def leaves_a_child(context: FitContext) -> nn.Module:
+    """The built-in fit, whose rank 1 starts a process that would live on; only one that begins anew does."""
+    if context.rank == 1 and context.checkpoints.newest() is None:
+        os.spawnlp(os.P_NOWAIT, "sleep", "sleep", "600")
+    return fit(context)
 
 
 def leaves_children(context: FitContext) -> nn.Module:

@@ -1,0 +1,183 @@
+"""What a job and its pods say: objects as a real API server returned them, cut to what matters."""
+
+import pytest
+
+from airflow_ml.compute import Phase, follow
+from airflow_ml.compute.kubernetes.observing import Fact, main_pod, observe, seconds_of
+from airflow_ml.lifecycle.errors import BadFile, TrainingFailed
+from airflow_ml.lifecycle.requests import JobResult
+
+START = "2026-01-01T00:00:00Z"
+NOW = seconds_of(START)
+RESULT = JobResult(stage="train", model="m", fingerprint="f", spec_hash="s", code_version="1")
+
+
+def job(*conditions, **status):
+    return {
+        "metadata": {"name": "j", "annotations": {"airflow-ml/min-pods": "2"}},
+        "status": {
+            "startTime": START,
+            **status,
+            "conditions": [{"type": kind, "status": "True", **more} for kind, more in conditions],
+        },
+    }
+
+
+def pod(index=0, created=START, **state):
+    statuses = [{"name": "base", "state": state}] if state else []
+    return {
+        "metadata": {
+            "name": f"j-{index}-abcde",
+            "creationTimestamp": created,
+            "labels": {"batch.kubernetes.io/job-completion-index": str(index)},
+        },
+        "status": {"phase": "Running", "containerStatuses": statuses},
+    }
+
+
+def unschedulable(index=0):
+    found = pod(index)
+    message = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    found["status"]["conditions"] = [condition]
+    return found
+
+
+RUNNING = {"running": {"startedAt": START}}
+FAILED = ("Failed", {"reason": "PodFailurePolicy", "message": "Container base for pod ns/j-1 failed"})
+COMPLETE = ("Complete", {})
+
+
+def look(job_, pods, response=None, after=10.0):
+    return observe(job_, pods, response, NOW + after, start_timeout_s=60.0)
+
+
+def test_a_job_whose_pods_run_is_running_also_after_the_start_timeout():
+    found = look(job(), [pod(0, **RUNNING), pod(1, **RUNNING)], after=1000)
+    assert (found.state.phase, found.facts, found.to_end) == (Phase.RUNNING, (), False)
+
+
+def test_a_job_that_has_not_started_in_time_says_what_its_pods_wait_for():
+    pods = [pod(0, **RUNNING), unschedulable(1)]
+    assert look(job(), pods).state.phase is Phase.RUNNING
+    found = look(job(), pods, after=61)
+    assert found.to_end
+    error = follow(found.state).error
+    assert "pod j-1-abcde: Unschedulable: 0/1 nodes are available: 1 Insufficient nvidia.com/gpu." in str(error)
+    assert "Remedy: wait for room" in str(error)
+
+
+@pytest.mark.parametrize("waiting", [job(("Suspended", {})), job(startTime=None), job(failed=1)])
+def test_what_waits_in_a_queue_or_for_a_replacement_is_not_late(waiting):
+    assert not look(waiting, [unschedulable(1)], after=1000).to_end
+
+
+def test_an_mpi_job_has_a_launcher_and_its_workers():
+    mpi = job()
+    mpi["metadata"]["annotations"]["airflow-ml/min-pods"] = "3"
+    workers = [pod(n, **RUNNING) for n in (0, 1)]
+    for number, worker in enumerate(workers):
+        worker["metadata"]["labels"] = {"training.kubeflow.org/replica-index": str(number)}
+    launcher = pod(0, **RUNNING)
+    launcher["metadata"]["labels"] = {"training.kubeflow.org/job-role": "launcher"}
+    assert look(mpi, workers, after=61).to_end
+    assert not look(mpi, [*workers, launcher], after=61).to_end
+    assert main_pod([*workers, launcher]) is launcher
+    assert follow(look(job(("Succeeded", {})), [], RESULT).state).result is RESULT
+
+
+def test_the_result_of_a_complete_job():
+    assert follow(look(job(COMPLETE), [], RESULT).state).result is RESULT
+
+
+def test_an_answer_may_come_a_little_later_than_the_end():
+    complete = job(COMPLETE, completionTime=START)
+    assert look(complete, [], after=59).state.phase is Phase.RUNNING
+    assert "wrote no result" in str(follow(look(complete, [], after=61).state).error)
+
+
+def test_what_the_stage_said_is_the_error_of_a_failed_job():
+    ended = {"terminated": {"exitCode": 1, "reason": "Error", "message": "a\nb\nc\nd"}}
+    error = follow(look(job(FAILED), [pod(0, **ended)], BadFile("no good")).state).error
+    assert isinstance(error, BadFile)
+
+
+def test_a_pod_that_needed_too_much_memory_explains_what_pod_0_says_of_a_lost_peer():
+    killed = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    lost = {"terminated": {"exitCode": 1, "reason": "Error"}}
+    error = follow(
+        look(job(FAILED), [pod(0, **lost), pod(1, **killed)], TrainingFailed("rank 0 lost the others")).state
+    ).error
+    assert "j-1-abcde: OOMKilled" in error.what
+    assert "raise the memory limit" in error.remedy
+
+
+def test_a_pod_that_needed_too_much_memory_ends_the_job_and_one_that_was_killed_does_not():
+    killed = {"terminated": {"exitCode": 137, "reason": "Error"}}
+    found = look(job(), [pod(0, **RUNNING), pod(1, **killed)])
+    assert (found.state.phase, found.to_end) == (Phase.RUNNING, False)
+    killed["terminated"]["reason"] = "OOMKilled"
+    found = look(job(), [pod(0, **RUNNING), pod(1, **killed)])
+    assert (found.state.phase, found.to_end) == (Phase.ENDED, True)
+    assert "raise the memory limit" in follow(found.state).error.remedy
+
+
+def test_a_job_that_failed_without_pods_says_the_cluster_s_reason():
+    late = ("Failed", {"reason": "DeadlineExceeded", "message": "Job was active longer than specified deadline"})
+    error = follow(look(job(late), []).state).error
+    assert "DeadlineExceeded: Job was active longer" in error.what
+    assert "raise the task's execution_timeout" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        (
+            {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image"}},
+            "ImagePullBackOff: Back-off",
+        ),
+        (
+            {"waiting": {"reason": "CreateContainerConfigError", "message": "container has runAsNonRoot"}},
+            "CreateContainerConfigError: container has runAsNonRoot",
+        ),
+        (
+            {"terminated": {"exitCode": 128, "reason": "StartError", "message": "exec: python"}},
+            "StartError: exec: python",
+        ),
+        ({"terminated": {"exitCode": 137, "reason": "Error"}}, "Killed: exit code 137"),
+        (
+            {"terminated": {"exitCode": 3, "reason": "Error", "message": "1\n2\n3\n4"}},
+            "exit code 3, last lines: 2 | 3 | 4",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_pod_is_told_in_the_cluster_s_words(state, said):
+    (fact,) = look(job(), [pod(1, **state)]).facts
+    assert said in str(fact)
+    assert fact.final == ("terminated" in state)
+
+
+@pytest.mark.parametrize(
+    "state", [{"waiting": {"reason": "ContainerCreating"}}, {"terminated": {"exitCode": 0}}, RUNNING]
+)
+def test_what_is_as_it_should_be_is_no_news(state):
+    assert look(job(), [pod(1, **state)]).facts == ()
+
+
+def test_an_evicted_pod_says_why():
+    evicted = pod(1)
+    evicted["status"] |= {"reason": "Evicted", "message": "The node was low on resource: memory.", "phase": "Failed"}
+    (fact,) = look(job(), [evicted]).facts
+    assert fact == Fact("j-1-abcde", "Evicted", "The node was low on resource: memory.", final=True)
+    assert fact.remedy
+
+
+def test_a_job_that_is_gone_has_what_it_answered():
+    assert follow(look(None, [], RESULT).state).result is RESULT
+    assert "the job is gone" in str(follow(look(None, []).state).error)
+
+
+def test_the_log_is_that_of_the_newest_pod_0():
+    newer = pod(0, created="2026-01-01T00:05:00Z")
+    assert main_pod([pod(1), pod(0), newer]) is newer
+    assert main_pod([pod(1)]) is None
