@@ -37,7 +37,7 @@ model = canaried(
     steps=(STEP,),
     watch_s=4.0,
     # The few entities of the clients are split by their keys: two good versions differ by .3 on them, the shifted by 4.
-    judging=Judging(min_requests=100, max_wait_s=8, latency_factor=2, score_limit=1.0),
+    judging=Judging(min_requests=100, max_wait_s=8, latency_factor=4, score_limit=1.0),
 )
 
 
@@ -49,7 +49,7 @@ def saved_models(made: Path) -> dict[int, Path]:
     return {
         1: graded(made / "1"),
         GOOD: graded(made / "2", SHIFTS[GOOD]),
-        SLOW: graded(made / "3", sleep_ms=100),
+        SLOW: graded(made / "3", sleep_ms=200),
         NAN: graded(made / "4", nan_from=12),
         CRASHES: crashes,
         SHIFTED: graded(made / "6", SHIFTS[SHIFTED]),
