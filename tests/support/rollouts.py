@@ -23,8 +23,8 @@ from tests.support.online import NAME, SIGNATURE
 from tests.support.online import model as online
 from tests.support.released import record
 
-# Of sixty requests one that meets a busy moment of the machine is more than one in a hundred: what is judged here is not
-# their latency, which has tests with numbers of their own.
+# Of sixty requests one that meets a busy moment of the machine is more than one in a hundred: latency is judged where
+# its numbers are given.
 JUDGING = Judging(min_requests=60, max_wait_s=20, latency_factor=1000, score_limit=0.5)
 CANARY = Canary(shadow=True, steps=(0.1, 0.5), watch_s=1.5, judging=JUDGING)
 
