@@ -200,7 +200,7 @@ from airflow_ml.lifecycle.preprocessing import Preprocessing, Scaling
 from airflow_ml.training.stream import Split
 wide = Preprocessing(numeric=tuple(Scaling(name=f"n{n}", fill=0, mean=0, scale=1) for n in range(20)))
 split = Split(Path(sys.argv[1]), wide, "label", 0, 2, 40_000)
-rows = sum(len(batch) for epoch in (1, 2) for batch in split.shuffled(1024, 1, epoch))
+rows = sum(len(batch) for batch in split.shuffled(1024, 1, 1))
 rows += sum(len(batch) for batch in split.in_order(8192))
 print(rows, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
 """
