@@ -1,11 +1,4 @@
-"""Requests of one row, read from their bytes. Pure.
-
-A message makes an object of each part of a tensor that is looked at, five or six for a single value, and a table has
-dozens of columns. The bytes of a tensor with one value all begin alike, so that the value can be cut out of them. What
-is written in another way is left to those who read messages, and find what is wrong with them.
-
-Source: https://protobuf.dev/programming-guides/encoding/
-"""
+"""Requests of one row, read from their bytes and put below each other. Pure."""
 
 from __future__ import annotations
 
@@ -13,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from airflow_ml.serving.protos.messages import PredictInputs, TensorProto
+from airflow_ml.serving.protos.single import number_head, tensors_of, texts_of
 from airflow_ml.serving.protos.tensors import STRING, little_endian, numpy_type
 from airflow_ml.serving.saved_model import Signature
 
@@ -21,12 +14,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
-
-_CONTENT, _TEXT = b"\x22", b"\x42"
-"""Tags of ``tensor_content`` and ``string_val``."""
-
-_SHORT = 0x80
-"""Lengths below are one byte."""
 
 
 class Sent(NamedTuple):
@@ -51,9 +38,8 @@ class RowReader:
         self._readable = bool(names) and all(numpy_type(data_type) for data_type in names)
         self._texts = names.pop(STRING, [])
         self._numbers = [
-            (_head(data_type) + _CONTENT + bytes([dtype.itemsize]), dtype, columns)
+            (number_head(data_type), little_endian(data_type), columns)
             for data_type, columns in (names.items() if self._readable else ())
-            for dtype in [little_endian(data_type)]
         ]
 
     def read(self, contents: Sequence[bytes]) -> dict[str, Array] | None:
@@ -64,7 +50,7 @@ class RowReader:
         """
         if not self._readable:
             return None
-        rows = [dict(PredictInputs.FromString(content).inputs) for content in contents]
+        rows = [tensors_of(content) for content in contents]
         if any(len(row) != self._count for row in rows):
             return None
         try:
@@ -83,25 +69,10 @@ class RowReader:
             if len(content) != len(names) * len(rows) * dtype.itemsize:
                 return None
             arrays.update(zip(names, np.frombuffer(content, dtype).reshape(len(names), len(rows)), strict=True))
-        start = len(_TEXT_HEAD) + 1
         for name in self._texts:
-            texts = [t[start:] for row in rows if _is_text(t := row[name])]
+            texts = texts_of(row[name] for row in rows)
             if len(texts) != len(rows):
                 return None
             arrays[name] = np.empty(len(rows), dtype=object)
             arrays[name][:] = texts
         return arrays
-
-
-def _is_text(tensor: bytes) -> bool:
-    """Whether there is one text, and nothing behind it."""
-    start = len(_TEXT_HEAD)
-    return tensor.startswith(_TEXT_HEAD) and len(tensor) > start and tensor[start] == len(tensor) - start - 1 < _SHORT
-
-
-def _head(data_type: int) -> bytes:
-    """How a tensor of one value begins."""
-    return bytes(TensorProto(dtype=data_type, tensor_shape={"dim": [{"size": 1}]}).SerializeToString())
-
-
-_TEXT_HEAD = _head(STRING) + _TEXT

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from airflow_ml.serving.protos.messages import DATA_TYPES, PredictRequest
+from airflow_ml.serving.protos.single import tensors_of, values_of
 from airflow_ml.serving.protos.tensors import to_field_proto, to_proto
 from airflow_ml.serving.saved_model import Signature, TensorInfo
 from airflow_ml.serving.server.rows import RowReader
@@ -44,6 +45,22 @@ def test_rows_are_what_was_sent():
             expected = np.array([text.encode() for text in expected], dtype=object)
         assert values.dtype == expected.dtype
         np.testing.assert_array_equal(values, expected)
+
+
+@pytest.mark.parametrize(
+    "dtype",
+    ["float32", "float64", "bool", "int8", "int16", "int32", "int64", "uint8", "uint32", "uint64"],
+)
+def test_a_number_of_each_type_is_read_as_from_its_tensor(dtype):
+    value = np.ones(1, dtype) if dtype == "bool" else np.array([-1.5 if "float" in dtype else 100], dtype)
+    content = request({"x": value, "s": np.array(["ü"], dtype=object)}).SerializeToString()
+    found = values_of(tensors_of(content))
+    assert found == {"x": value.tolist()[0], "s": "ü".encode()}
+    assert type(found["x"]) is type(value.tolist()[0])
+
+
+def test_no_values_are_no_row():
+    assert values_of(tensors_of(PredictRequest().SerializeToString())) is None
 
 
 def changed(name, column):
@@ -112,6 +129,23 @@ def test_what_is_not_one_row_in_the_usual_form_is_left_alone(odd):
     assert read(contents) is None
     assert read(contents[::-1]) is None
     assert read(contents[1:]) is None
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        changed("x", np.float32(1)),
+        changed("x", np.zeros(2, np.float32)),
+        changed("s", np.array(["a" * 144], dtype=object)),
+        typed(),
+        altered("x", version_number=1),
+        altered("x", tensor_content=b"123"),
+        altered("x", tensor_content=b"12345"),
+        two_texts(),
+    ],
+)
+def test_values_are_read_of_one_value_each_only(odd):
+    assert values_of(tensors_of(odd.SerializeToString())) is None
 
 
 def test_too_much_in_one_is_not_taken_for_what_another_lacks():
