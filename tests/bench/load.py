@@ -95,7 +95,9 @@ class Connection(asyncio.Protocol):
         elif kind == _RESET or (kind == _HEADERS and flags & _END_STREAM):
             answered = stream in self._answered
             self._answered.discard(stream)
-            self._flying.pop(stream).set_result(answered and kind == _HEADERS)
+            waiting = self._flying.pop(stream, None)  # gRPC may reset a stream that it has ended
+            if waiting is not None:
+                waiting.set_result(answered and kind == _HEADERS)
         elif kind in (_SETTINGS, _PING) and not flags & _ACK:
             self._write(frame(kind, _ACK, 0, payload if kind == _PING else b""))
         elif kind == _WINDOW and stream == 0:
