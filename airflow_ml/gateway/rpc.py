@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NoReturn
 
 import grpc
@@ -20,11 +21,13 @@ from airflow_ml.gateway.metrics import Metrics
 from airflow_ml.gateway.turns import MAX_ROWS
 from airflow_ml.lifecycle.errors import AirflowMLError, BadFields, InputError
 from airflow_ml.serving.protos.messages import DATA_TYPES, METHODS, PredictResponse
+from airflow_ml.serving.protos.single import tensors_of, values_of
 from airflow_ml.serving.protos.tensors import to_numpy
 
 _SERVICE = "tensorflow.serving.PredictionService"
 _TYPES = {"probability": "DT_FLOAT", "decision": "DT_BOOL", "model_version": "DT_INT64"}
-_FIELDS = {"DT_FLOAT": "float_val", "DT_BOOL": "bool_val", "DT_INT64": "int64_val", "DT_STRING": "string_val"}
+_FIELDS = {"probability": "float_val", "decision": "bool_val", "model_version": "int64_val"}
+_TEXTS = ("arm", "experiment", "fallback")
 
 
 class GrpcApi:
@@ -56,7 +59,9 @@ class GrpcApi:
         """
         request, response = METHODS[f"/{_SERVICE}/Predict"]
         handler = grpc.unary_unary_rpc_method_handler(
-            self._predict, request_deserializer=request.FromString, response_serializer=response.SerializeToString
+            self._predict,
+            request_deserializer=lambda content: (request.FromString(content), content),
+            response_serializer=response.SerializeToString,
         )
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_SERVICE, {"Predict": handler}),))
@@ -71,8 +76,9 @@ class GrpcApi:
         if self._server is not None:
             await self._server.stop(grace_s)
 
-    async def _predict(self, request: Any, context: Any) -> Any:
+    async def _predict(self, sent: tuple[Any, bytes], context: Any) -> Any:
         began = time.perf_counter()
+        request, content = sent
         spec = request.model_spec
         if spec.name != self._name:
             says = f"no model {spec.name!r}; this gateway answers for {self._name}"
@@ -81,7 +87,7 @@ class GrpcApi:
             if spec.version_label:
                 raise InputError("a label is asked for", remedy="leave it out: the routing chooses the version")
             asked = asked_of(
-                _rows(request.inputs),
+                _rows(request.inputs, content),
                 {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)},
                 spec.version.value if spec.HasField("version") else None,
                 context.time_remaining(),
@@ -90,11 +96,12 @@ class GrpcApi:
         except AirflowMLError as error:
             await self._refuse(error, context)
         response = PredictResponse()
-        response.model_spec.name = self._name
+        response.CopyFrom(_blank(self._name, self._gateway.model.features.entity, len(answers)))
         response.model_spec.version.value = answers[0].version
+        outputs = response.outputs
         rows = [row_of(answer, self._gateway.model) for answer in answers]
         for name in rows[0]:
-            _fill(response.outputs[name], _TYPES.get(name, "DT_STRING"), [row[name] for row in rows])
+            _fill(outputs[name], name, [row[name] for row in rows])
         context.set_trailing_metadata(((REQUEST_ID, asked.request_id),))
         self._seconds.observe(time.perf_counter() - began)
         return response
@@ -110,16 +117,32 @@ class GrpcApi:
         raise AssertionError("abort raises")
 
 
-def _fill(proto: Any, data_type: str, values: Sequence[Any]) -> None:
-    """A tensor [n] in typed fields; of texts, None is the empty one."""
-    proto.dtype = DATA_TYPES[data_type]
-    proto.tensor_shape.dim.add(size=len(values))
-    if data_type == "DT_STRING":
-        values = [(value or "").encode() for value in values]
-    getattr(proto, _FIELDS[data_type]).extend(values)
+@lru_cache(maxsize=64)
+def _blank(name: str, entity: str, rows: int) -> Any:
+    """An answer without its values: types and shapes are the same in all of so many rows."""
+    response = PredictResponse(model_spec={"name": name})
+    for output in (entity, *_TYPES, *_TEXTS):
+        proto = response.outputs[output]
+        proto.dtype = DATA_TYPES[_TYPES.get(output, "DT_STRING")]
+        proto.tensor_shape.dim.add(size=rows)
+    return response
 
 
-def _rows(inputs: Any) -> list[Row]:
+def _fill(proto: Any, name: str, values: Sequence[Any]) -> None:
+    """Put the values into a tensor, in the field of their type; of texts, None is the empty one."""
+    field = _FIELDS.get(name)
+    if field is None:
+        proto.string_val.extend([(value or "").encode() for value in values])
+    else:
+        getattr(proto, field).extend(values)
+
+
+def _rows(inputs: Any, content: bytes) -> list[Row]:
+    try:
+        if (values := values_of(tensors_of(content))) is not None:
+            return [{name: _plain(value) for name, value in values.items()}]
+    except UnicodeDecodeError:
+        pass  # which of them it is, is found below
     columns: dict[str, Sequence[Any]] = {}
     problems = []
     for name, proto in inputs.items():

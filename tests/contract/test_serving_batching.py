@@ -1,7 +1,8 @@
 """Requests that are run together: each caller gets its own answer, or its own error."""
 
 import asyncio
-import time
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from airflow_ml.serving.client import connect_async
 from airflow_ml.serving.errors import ModelNotServed, RequestRefused
 from airflow_ml.serving.protos.messages import ModelSpec, PredictRequest
 from airflow_ml.serving.server import config
-from airflow_ml.serving.server.batching import LONGEST_S, Batcher
+from airflow_ml.serving.server.batching import MOST, Batcher
 from airflow_ml.serving.server.core import Core
 from airflow_ml.serving.server.flags import Flags
 from airflow_ml.serving.server.grpc_api import GrpcServer
+from airflow_ml.serving.server.loan import Loan
+from airflow_ml.serving.server.rows import Sent
 from airflow_ml.serving.server.servable import Servable
 from tests.contract.conftest import WAIT
 from tests.support.saved_models import half_plus_two
@@ -99,69 +102,82 @@ def test_a_mistake_is_only_its_own(batching):
     assert values == [n / 2 + 2 for n in range(60)]
 
 
-class Counting:
-    """Stands for a core: notes which requests are run together."""
+class Held:
+    """Stands for a core: notes which requests are run together, and holds each batch until it is let go."""
 
     def __init__(self):
         self.batches = []
+        self.started = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.pool = ThreadPoolExecutor(8)
 
-    def together(self, _core, requests):
+    def lend(self, _spec):
+        return Loan(None, self.pool, lambda: None)
+
+    def together(self, _servable, requests):
         self.batches.append(len(requests))
-        return list(requests)
+        self.started.release()
+        assert self.go.acquire(timeout=WAIT)
+        return [request.content for request in requests]
 
 
 @pytest.fixture
-def counting(monkeypatch):
-    found = Counting()
+def held(monkeypatch):
+    found = Held()
     monkeypatch.setattr("airflow_ml.serving.server.batching.api.predict_together", found.together)
-    return found
+    yield found
+    found.pool.shutdown()
 
 
-def asked(numbers):
-    return [PredictRequest(model_spec={"name": "half"}, output_filter=["y"]) for _ in numbers]
+def asked(number, model="half"):
+    return Sent(PredictRequest(model_spec={"name": model}, output_filter=["y"]), b"%d" % number)
 
 
-async def come(batcher, request):
-    """As a handler does: its message is here, and it asks at once."""
-    batcher.arrived()
-    return await batcher.predict(request)
+async def running(held):
+    assert await asyncio.to_thread(held.started.acquire, timeout=WAIT)
 
 
-def test_who_is_at_the_door_is_waited_for_and_nobody_else(counting, monkeypatch):
-    monkeypatch.setattr(
-        "airflow_ml.serving.server.batching.LONGEST_S", 30.0
-    )  # a busy machine stalls for longer than 1 ms
-
+def test_what_arrives_while_a_batch_runs_is_the_next_one(held):
     async def arrive():
-        batcher = Batcher(None, asyncio.get_running_loop())
-        first, second, third = asked(range(3))
-        batcher.announced()
-        await come(batcher, first)  # nobody else is known of
-        assert counting.batches == [1]
-        for _ in range(2):
-            batcher.announced()
-        early = asyncio.create_task(come(batcher, second))
-        for _ in range(3):
-            await asyncio.sleep(0)
-        late = asyncio.create_task(come(batcher, third))
-        assert await asyncio.gather(early, late) == [second, third]
-        assert counting.batches == [1, 2]
-
-    asyncio.run(arrive())
-
-
-def test_who_was_announced_and_never_comes_is_waited_for_once_and_briefly(counting):
-    async def arrive():
-        batcher = Batcher(None, asyncio.get_running_loop())
-        one, two = asked(range(2))
-        for _ in range(2):
-            batcher.announced()
-        began = time.perf_counter()
-        await come(batcher, one)
-        assert LONGEST_S <= time.perf_counter() - began < 1
-        waiting = asyncio.create_task(batcher.predict(two))
+        batcher = Batcher(held, asyncio.get_running_loop())
+        first = asyncio.create_task(batcher.predict(asked(0)))
+        await running(held)
+        others = [asyncio.create_task(batcher.predict(asked(n))) for n in range(1, MOST + 3)]
         await asyncio.sleep(0)
-        assert counting.batches == [1, 1]
-        await waiting
+        assert held.batches == [1], "the first waited for nobody"
+        held.go.release(3)
+        return await asyncio.gather(first, *others)
+
+    assert asyncio.run(arrive()) == [b"%d" % n for n in range(MOST + 3)]
+    assert held.batches == [1, MOST, 2]
+
+
+def test_one_model_does_not_wait_for_another(held):
+    async def arrive():
+        batcher = Batcher(held, asyncio.get_running_loop())
+        both = [asyncio.create_task(batcher.predict(asked(0, model))) for model in ("half", "other")]
+        for _ in both:
+            await running(held)
+        held.go.release(2)
+        await asyncio.gather(*both)
 
     asyncio.run(arrive())
+    assert held.batches == [1, 1]
+
+
+def test_who_has_gone_is_not_run(held):
+    async def arrive():
+        batcher = Batcher(held, asyncio.get_running_loop())
+        tasks = [asyncio.create_task(batcher.predict(asked(0)))]
+        await running(held)
+        tasks += [asyncio.create_task(batcher.predict(asked(n))) for n in (1, 2)]
+        await asyncio.sleep(0)
+        for task in tasks[:2]:
+            task.cancel()
+        held.go.release(2)
+        return await asyncio.gather(*tasks, return_exceptions=True)
+
+    *gone, last = asyncio.run(arrive())
+    assert [type(answer) for answer in gone] == [asyncio.CancelledError] * 2
+    assert last == b"2"
+    assert held.batches == [1, 1]

@@ -15,7 +15,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pb2 import FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
@@ -41,11 +41,31 @@ def enum_numbers(full_name: str) -> dict[str, int]:
     return {value.name: value.number for value in POOL.FindEnumTypeByName(full_name).values}
 
 
+def _inputs_as_bytes() -> Any:
+    """The class of a ``PredictRequest`` of which only the inputs are read, each as the bytes of its tensor."""
+    kinds = FieldDescriptorProto
+    file = FileDescriptorProto(name="predict_inputs.proto", package="airflow_ml", syntax="proto3")
+    described = file.message_type.add(name="PredictInputs")
+    entry = described.nested_type.add(name="InputsEntry", options={"map_entry": True})
+    entry.field.add(name="key", number=1, type=kinds.TYPE_STRING, label=kinds.LABEL_OPTIONAL)
+    entry.field.add(name="value", number=2, type=kinds.TYPE_BYTES, label=kinds.LABEL_OPTIONAL)
+    described.field.add(
+        name="inputs",
+        number=PredictRequest.DESCRIPTOR.fields_by_name["inputs"].number,
+        type=kinds.TYPE_MESSAGE,
+        label=kinds.LABEL_REPEATED,
+        type_name=".airflow_ml.PredictInputs.InputsEntry",
+    )
+    POOL.AddSerializedFile(file.SerializeToString())
+    return message("airflow_ml.PredictInputs")
+
+
 TensorProto = message("tensorflow.TensorProto")
 SignatureDef = message("tensorflow.SignatureDef")
 Example = message("tensorflow.Example")
 ModelSpec = message("tensorflow.serving.ModelSpec")
 PredictRequest = message("tensorflow.serving.PredictRequest")
+PredictInputs = _inputs_as_bytes()
 PredictResponse = message("tensorflow.serving.PredictResponse")
 PredictionLog = message("tensorflow.serving.PredictionLog")
 GetModelMetadataRequest = message("tensorflow.serving.GetModelMetadataRequest")

@@ -17,6 +17,7 @@ from airflow_ml.serving.protos.messages import (
     SignatureDefMap,
 )
 from airflow_ml.serving.server.core import Core
+from airflow_ml.serving.server.rows import Sent
 from airflow_ml.serving.server.servable import Servable
 from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
 
@@ -63,28 +64,24 @@ def measured(core: Core, model: str, api: str, entrypoint: str) -> Iterator[None
     core.metrics.requests.add(model, Code.OK.name)
 
 
-def predict_together(core: Core, requests: Sequence[Any]) -> list[Any]:
+def predict_together(servable: Servable, requests: Sequence[Sent]) -> list[Any]:
     """Answer several ``PredictRequest`` of one ``ModelSpec``: each answer, or the error in its place.
 
     What does not fit together, or fails together, is asked one by one: nobody's mistake is another's.
-
-    Raises:
-        StatusError: no such model, version or label.
     """
-    with core.lend(requests[0].model_spec) as servable:
-        if len(requests) > 1:
-            try:
-                answers = servable.predict_together(requests)
-            except StatusError:
-                answers = None
-            if answers is not None:
-                return answers
-        return [_or_error(servable, request) for request in requests]
+    if len(requests) > 1:
+        try:
+            answers = servable.predict_together(requests)
+        except StatusError:
+            answers = None
+        if answers is not None:
+            return answers
+    return [_or_error(servable, request) for request in requests]
 
 
-def _or_error(servable: Servable, request: Any) -> Any:
+def _or_error(servable: Servable, request: Sent) -> Any:
     try:
-        return servable.predict(request)
+        return servable.predict(*request)
     except StatusError as error:
         return error
 

@@ -1,10 +1,10 @@
 """Requests that arrive together are run together: one call of TensorFlow for many rows.
 
 A call costs much the same for one row as for fifty, so this is what makes a busy server quick. Nobody waits for company
-that may never come: a batch is what has arrived, and who is at the door. A call is announced when its headers are here;
-its message follows within a fraction of a millisecond, and is waited for. So a request that is alone is run at once,
-and a burst is gathered however the event loop deals it out. As in TF Serving it is asked for by a flag, because only
-whoever made a model knows that its rows do not depend on each other.
+that may never come: while one batch runs in a thread of its version, the event loop goes on taking requests, and what
+has arrived when the batch is done is the next one. So a request that is alone is run at once, and batches grow with the
+load by themselves. As in TF Serving it is asked for by a flag, because only whoever made a model knows that its rows do
+not depend on each other.
 
 Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/batching/README.md
 """
@@ -12,22 +12,23 @@ Source: https://github.com/tensorflow/serving/blob/master/tensorflow_serving/bat
 from __future__ import annotations
 
 import asyncio
-import time
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
 from airflow_ml.serving.server import api
 from airflow_ml.serving.server.core import Core
+from airflow_ml.serving.server.rows import Sent
 
-#: Requests that are enough for one call, whatever else arrives.
+#: Requests that are enough for one call, whatever else waits.
 MOST = 64
 
-#: The longest that a request waits for those at the door, in seconds; a caller may go away between its headers and its
-#: message.
-LONGEST_S = 0.001
+_Key = tuple[bytes, tuple[str, ...]]
+_Waiting = list[tuple[Sent, "asyncio.Future[Any]"]]
 
 
 class Batcher:
-    """Predict requests of one event loop.
+    """Predict requests of one event loop, whose calls of the batcher are made in it.
 
     Args:
         core: The models.
@@ -37,44 +38,50 @@ class Batcher:
     def __init__(self, core: Core, loop: asyncio.AbstractEventLoop) -> None:
         self._core = core
         self._loop = loop
-        self._waiting: dict[tuple[bytes, tuple[str, ...]], list[tuple[Any, asyncio.Future[Any]]]] = {}
-        self._at_the_door = 0
+        self._waiting: dict[_Key, _Waiting] = {}
+        self._running: set[_Key] = set()
 
-    def announced(self) -> None:
-        """A call has begun; its message is on the way."""
-        self._at_the_door += 1
-
-    def arrived(self) -> None:
-        """The message of a call is here."""
-        self._at_the_door = max(self._at_the_door - 1, 0)
-
-    async def predict(self, request: Any) -> Any:
+    async def predict(self, request: Sent) -> Any:
         """Answer a ``PredictRequest``, perhaps together with others."""
-        key = (request.model_spec.SerializeToString(), tuple(request.output_filter))
+        key = (request.message.model_spec.SerializeToString(), tuple(request.message.output_filter))
         answer: asyncio.Future[Any] = self._loop.create_future()
-        together = self._waiting.setdefault(key, [])
-        together.append((request, answer))
-        if len(together) == 1:
-            self._run(key, time.perf_counter() + LONGEST_S)
+        self._waiting.setdefault(key, []).append((request, answer))
+        if key not in self._running:
+            self._running.add(key)
+            self._loop.call_soon(self._run, key)  # after those whose message is here, too
         return await answer
 
-    def _run(self, key: tuple[bytes, tuple[str, ...]], end: float) -> None:
-        """Run what has arrived, unless more is about to."""
-        if self._at_the_door and len(self._waiting[key]) < MOST:
-            if time.perf_counter() < end:
-                self._loop.call_soon(self._run, key, end)
-                return
-            self._at_the_door = 0  # who has not come by now has gone, or is not waited for
-        waiting = self._waiting.pop(key)
-        answers: list[Any]
+    def _run(self, key: _Key) -> None:
+        """Run what waits; if nothing does, the next request starts anew."""
+        waiting = self._waiting.pop(key, [])
+        batch, rest = waiting[:MOST], waiting[MOST:]
+        if rest:
+            self._waiting[key] = rest
+        batch = [(request, answer) for request, answer in batch if not answer.done()]  # else its caller has gone
+        if not batch:
+            self._running.discard(key)
+            return
+        requests = [request for request, _ in batch]
         try:
-            answers = api.predict_together(self._core, [request for request, _ in waiting])
+            loan = self._core.lend(requests[0].message.model_spec)
         except Exception as error:
-            answers = [error] * len(waiting)
-        for (_, future), answer in zip(waiting, answers, strict=True):
+            self._done(key, batch, [error] * len(batch))
+            return
+        done = loan.run(partial(api.predict_together, loan.servable, requests))
+        done.add_done_callback(partial(self._hand_over, key, batch))
+
+    def _hand_over(self, key: _Key, batch: _Waiting, done: Future[list[Any]]) -> None:
+        """From the version's thread into the loop."""
+        error = done.exception()
+        answers: list[Any] = done.result() if error is None else [error] * len(batch)
+        self._loop.call_soon_threadsafe(self._done, key, batch, answers)
+
+    def _done(self, key: _Key, batch: _Waiting, answers: list[Any]) -> None:
+        for (_, future), answer in zip(batch, answers, strict=True):
             if future.done():  # its caller has gone
                 continue
-            if isinstance(answer, Exception):
+            if isinstance(answer, BaseException):
                 future.set_exception(answer)
             else:
                 future.set_result(answer)
+        self._run(key)

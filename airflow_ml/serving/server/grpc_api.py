@@ -21,9 +21,10 @@ from airflow_ml.serving.server.core import Core
 from airflow_ml.serving.server.flags import Flags, channel_arguments
 from airflow_ml.serving.server.http_body import LARGEST
 from airflow_ml.serving.server.options import Tls, tls
+from airflow_ml.serving.server.rows import Sent
+from airflow_ml.serving.server.servable import Servable
 from airflow_ml.serving.server.status import of_exception
 
-_PREDICT = "/tensorflow.serving.PredictionService/Predict"
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
@@ -81,11 +82,12 @@ class GrpcServer:
         services: dict[str, dict[str, Any]] = {}
         for path, (request_class, response_class) in METHODS.items():
             _, service, method = path.split("/")
+            read = _sent(request_class) if method in api.INFERENCES else request_class.FromString
             services.setdefault(service, {})[method] = grpc.unary_unary_rpc_method_handler(
-                _answering(self._call(method)), request_class.FromString, response_class.SerializeToString
+                _answering(self._call(method)), read, response_class.SerializeToString
             )
         handlers = [grpc.method_handlers_generic_handler(service, methods) for service, methods in services.items()]
-        return tuple(handlers if self._batcher is None else [_Door(self._batcher), *handlers])
+        return tuple(handlers)
 
     def _call(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         if method in api.INFERENCES:
@@ -101,19 +103,21 @@ class GrpcServer:
         return answer
 
     def _inference(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
-        core, infer = self._core, api.INFERENCES[method]
-        batcher = self._batcher if method == "Predict" else None
+        core, batcher = self._core, self._batcher if method == "Predict" else None
 
-        async def answer(request: Any, _: Any) -> Any:
-            if batcher is not None:
-                batcher.arrived()
-            spec = api.spec_of(request)
+        def infer(servable: Servable, sent: Sent) -> Any:
+            if method == "Predict":
+                return servable.predict(*sent)
+            return api.INFERENCES[method](servable, sent.message)
+
+        async def answer(sent: Sent, _: Any) -> Any:
+            spec = api.spec_of(sent.message)
             with api.measured(core, spec.name, method, "GRPC"):
                 loan = core.lend(spec)
-                if not loan.quick(request.ByteSize()):
-                    return await asyncio.wrap_future(loan.run(lambda: infer(loan.servable, request)))
+                if not loan.quick(len(sent.content)):
+                    return await asyncio.wrap_future(loan.run(lambda: infer(loan.servable, sent)))
                 with loan as servable:
-                    return infer(servable, request) if batcher is None else await batcher.predict(request)
+                    return infer(servable, sent) if batcher is None else await batcher.predict(sent)
 
         return answer
 
@@ -121,18 +125,6 @@ class GrpcServer:
         return await self._loop.run_in_executor(
             self._reloads, api.reload_config, self._core, request, context.time_remaining()
         )
-
-
-class _Door(grpc.GenericRpcHandler):
-    """Sees each call when its headers are here; answers none."""
-
-    def __init__(self, batcher: Batcher) -> None:
-        self._batcher = batcher
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> None:
-        """Tell the batcher of a Predict."""
-        if handler_call_details.method == _PREDICT:
-            self._batcher.announced()
 
 
 def _event_loop() -> asyncio.AbstractEventLoop:
@@ -158,6 +150,10 @@ def _listen(server: Any, address: str, security: Tls | None) -> int:
     except RuntimeError as error:
         raise OSError(f"cannot listen on {address}: {error}") from error
     return port
+
+
+def _sent(message: Any) -> Callable[[bytes], Sent]:
+    return lambda content: Sent(message.FromString(content), content)
 
 
 def _answering(call: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any], Awaitable[Any]]:

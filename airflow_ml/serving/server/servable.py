@@ -19,6 +19,7 @@ from airflow_ml.serving.server import inference
 from airflow_ml.serving.server.inference import CLASSIFY, REGRESS
 from airflow_ml.serving.server.metrics import Metrics
 from airflow_ml.serving.server.pace import Pace
+from airflow_ml.serving.server.rows import RowReader, Sent
 from airflow_ml.serving.server.stacking import split, stacked
 from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
 
@@ -49,13 +50,18 @@ class Servable:
         self.number = number
         self.pace = Pace()
         self.signature_defs = self._model.signature_defs
+        self._readers = {name: RowReader(signature) for name, signature in self._model.signatures.items()}
 
     def signature(self, name: str = "") -> Signature | None:
         """The signature of that name, ``serving_default`` if empty."""
         return self._model.signatures.get(name or DEFAULT_SIGNATURE)
 
-    def predict(self, request: Any) -> Any:
+    def predict(self, request: Any, content: bytes = b"") -> Any:
         """Answer a ``PredictRequest``.
+
+        Args:
+            request: The message.
+            content: Its bytes, where it came as such: a single row is read from them sooner.
 
         Raises:
             StatusError: the request does not fit the signature, or TensorFlow failed on it.
@@ -68,26 +74,31 @@ class Servable:
                 f'Serving signature key "{spec.signature_name or DEFAULT_SIGNATURE}" not found.',
             )
         wanted = tuple(request.output_filter)
-        _check_names(signature, request.inputs)
+        arrays = self._readers[signature.name].read([content]) if content else None
+        if arrays is None:
+            _check_names(signature, request.inputs)
         _check_outputs(signature, wanted)
-        return self._response(
-            spec, self.run(spec.name, "Predict", _arrays(signature, request.inputs), signature, wanted)
-        )
+        if arrays is None:
+            arrays = _arrays(signature, request.inputs)
+        return self._response(spec, self.run(spec.name, "Predict", arrays, signature, wanted))
 
-    def predict_together(self, requests: Sequence[Any]) -> list[Any] | None:
+    def predict_together(self, requests: Sequence[Sent]) -> list[Any] | None:
         """Answer several ``PredictRequest`` of one signature and filter by one call; ``None`` if they do not fit.
 
         Raises:
             StatusError: TensorFlow failed on them.
         """
-        spec, wanted = requests[0].model_spec, tuple(requests[0].output_filter)
+        spec, wanted = requests[0].message.model_spec, tuple(requests[0].message.output_filter)
         signature = self.signature(spec.signature_name)
         if signature is None or not set(wanted) <= set(signature.outputs) or len(set(wanted)) < len(wanted):
             return None
-        inputs = stacked(signature, requests)
-        if inputs is None:
-            return None
-        arrays, rows = inputs
+        arrays = self._readers[signature.name].read([request.content for request in requests])
+        rows = [1] * len(requests)
+        if arrays is None:
+            inputs = stacked(signature, [request.message for request in requests])
+            if inputs is None:
+                return None
+            arrays, rows = inputs
         parts = split(self.run(spec.name, "Predict", arrays, signature, wanted), rows)
         return None if parts is None else [self._response(spec, outputs) for outputs in parts]
 
