@@ -265,11 +265,8 @@ def sync_models(
     A version appears when it is complete, and before the config that names it; it goes after the config that no longer
     does.
     """
-    import signal
-    import threading
-
     from airflow_ml.serving.targets.buckets import S3Shelf
-    from airflow_ml.serving.targets.syncing import Sync
+    from airflow_ml.serving.targets.syncing import Sync, until_told_to_stop
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -282,10 +279,7 @@ def sync_models(
             return
     except AirflowMLError as error:
         raise _fail(error) from None
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    sync.follow(every, stop)
+    sync.follow(every, until_told_to_stop())
 
 
 @app.command()
