@@ -141,7 +141,9 @@ def _executed(request: JobRequest) -> "JobResult":
 @app.command()
 def rollback(
     model: ModelName,
-    version: Annotated[int | None, typer.Option("--version", help="former champion; left out: the one before")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", help="former champion; else the one before, once in 5 min")
+    ] = None,
     reason: Annotated[str, typer.Option("--reason", help="kept in the release record")] = "",
 ) -> None:
     """Bring the traffic back: from the version on its way, or from the champion to the one before it."""
