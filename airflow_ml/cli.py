@@ -141,7 +141,9 @@ def _executed(request: JobRequest) -> "JobResult":
 @app.command()
 def rollback(
     model: ModelName,
-    version: Annotated[int | None, typer.Option("--version", help="former champion; left out: the one before")] = None,
+    version: Annotated[
+        int | None, typer.Option("--version", help="former champion; else the one before, once in 5 min")
+    ] = None,
     reason: Annotated[str, typer.Option("--reason", help="kept in the release record")] = "",
 ) -> None:
     """Bring the traffic back: from the version on its way, or from the champion to the one before it."""
@@ -265,11 +267,8 @@ def sync_models(
     A version appears when it is complete, and before the config that names it; it goes after the config that no longer
     does.
     """
-    import signal
-    import threading
-
     from airflow_ml.serving.targets.buckets import S3Shelf
-    from airflow_ml.serving.targets.syncing import Sync
+    from airflow_ml.serving.targets.syncing import Sync, until_told_to_stop
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -282,10 +281,7 @@ def sync_models(
             return
     except AirflowMLError as error:
         raise _fail(error) from None
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
-    sync.follow(every, stop)
+    sync.follow(every, until_told_to_stop())
 
 
 @app.command()

@@ -11,7 +11,13 @@ from airflow_ml.lifecycle.errors import AirflowMLError, BadFields, ServingError
 from airflow_ml.lifecycle.routing import Route
 from airflow_ml.serving.calls import Prediction
 from airflow_ml.serving.client import AsyncClient
-from airflow_ml.serving.errors import ModelNotServed, RequestRefused, ServerUnreachable, ServingTimeout
+from airflow_ml.serving.errors import (
+    AnswerUnreadable,
+    ModelNotServed,
+    RequestRefused,
+    ServerUnreachable,
+    ServingTimeout,
+)
 
 _LATE_S = 0.001
 _ROUNDING = 1e-6
@@ -31,6 +37,7 @@ _NAMES: tuple[tuple[type[AirflowMLError], str], ...] = (
     (ModelNotServed, "not_served"),
     (RequestRefused, "refused"),
     (WrongAnswer, "wrong_answer"),
+    (AnswerUnreadable, "wrong_answer"),
     (Withheld, "withheld"),
     (BadFields, "signature"),
 )
@@ -82,10 +89,13 @@ class Asker:
                 where=f"model {self._model} version {chosen.version}",
                 remedy="look at its errors; a smaller share needs less of it",
             )
-        well = False
+        well: bool | None = None  # a caller who goes away, or a mistake of ours, says nothing of the version
         try:
             given = await self.ask(chosen.arm, chosen.version, columns, rows, seconds)
             well = True
+        except ServingError:
+            well = False
+            raise
         finally:
             trial.done(well)
         return given
@@ -100,11 +110,9 @@ class Asker:
         began = time.perf_counter()
         try:
             given = await self._server.predict(self._model, columns, version=version, deadline=max(seconds, _LATE_S))
-            probabilities = _probabilities(given)
-        except ValueError as error:
-            raise self._wrong(version, str(error)) from error
         finally:
             series.latency.observe(time.perf_counter() - began)
+        probabilities = _probabilities(given)
         if len(probabilities) != rows or not all(-_ROUNDING <= p <= 1 + _ROUNDING for p in probabilities):
             raise self._wrong(version, f"no probability for each of {rows} rows: {str(probabilities)[:80]}")
         for probability in probabilities:

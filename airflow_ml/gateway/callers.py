@@ -18,7 +18,12 @@ EXPERIMENT = "x-experiment"
 VERSION = "x-model-version"
 """Headers of a request, metadata of a call."""
 
+INTERNAL = "the gateway failed; its log says how"
+"""To a caller, when it is the fault of neither the request nor a version."""
+
 _LONGEST_ID = 128
+_LONGEST_VERSION = 18
+"""Digits; more need not fit into the 64 bits that a version has, nor into a number that Python reads from text."""
 
 
 class Told(NamedTuple):
@@ -50,11 +55,11 @@ def asked_of(
     """A request with what its headers say.
 
     Raises:
-        NotRouted: The version is no number.
+        NotRouted: The version is no number that one could have.
     """
     given = headers.get(VERSION)
     if given is not None:
-        if not given.isascii() or not given.isdigit():
+        if not given.isascii() or not given.isdigit() or len(given) > _LONGEST_VERSION:
             raise NotRouted(f"{given[:40]!r} is no version", where=VERSION, remedy="send its number")
         version = int(given)
     request_id = headers.get(REQUEST_ID, "")[:_LONGEST_ID] or os.urandom(16).hex()

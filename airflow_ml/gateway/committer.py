@@ -70,11 +70,13 @@ def commit_all(table: LakeTable, folder: Path, with_open: bool) -> Iterator[dict
     for segment in segments(folder):
         if not (segment.closed or with_open):
             return
-        size = segment.path.stat().st_size
         try:
+            size = segment.path.stat().st_size
             rows, torn = _commit(table, folder.name, segment)
-        except (AirflowMLError, OSError) as error:
-            yield {"failed": str(error)}
+        except Exception as error:
+            # Not skipped: the table takes a writer's batches in their order, or not at all. But a process that died of
+            # it would not come to the batches of other writers, either.
+            yield {"failed": str(error) if isinstance(error, AirflowMLError) else repr(error)}
             return
         yield {"rows": rows, "torn": torn, "bytes": size}
 

@@ -25,6 +25,9 @@ BATCH_BYTES = 8 << 20
 SPOOL_BYTES = 1 << 30
 """What waits on the local disk at most while the lake cannot be written; records beyond it are lost, and counted."""
 
+_DEAD = (OSError, RuntimeError)
+"""What the pipe to a committer that died raises; the second is uvloop's."""
+
 _END_S = 30.0
 _RESTART_S = 1.0
 
@@ -100,7 +103,8 @@ class PredictionLog:
     async def _ended(self, committer: Process) -> int:
         """Tell the committer that no more comes, and hear it out; returns its exit status."""
         assert committer.stdin is not None
-        committer.stdin.close()
+        with suppress(*_DEAD):
+            committer.stdin.close()
         status = await committer.wait()
         await self._tasks[0]
         return status
@@ -117,7 +121,7 @@ class PredictionLog:
             log.warning("a segment of the prediction log cannot be closed yet: %s", error)
             return
         if rotated and self._committer is not None and self._committer.stdin is not None:
-            with suppress(OSError):  # it died, and is started anew
+            with suppress(*_DEAD):  # it is started anew
                 self._committer.stdin.write(b"\n")
 
     async def _tick(self) -> None:

@@ -44,6 +44,9 @@ class Metrics:
         )
         self.errors = self._counter("errors", "Calls of a version that gave no usable answer.", *_OF_AN_ARM, "error")
         self.refused = self._counter("refused", "Requests that were the caller's mistake.", "reason")
+        self.internal_errors = self._counter(
+            "internal_errors", "Requests that failed by a mistake of the gateway's own."
+        )
         self._latency = self._histogram("latency_seconds", "Of a call of a version.", _LATENCY_S, *_OF_AN_ARM)
         self.requests = self._histogram(
             "request_seconds", "Of a request, from its features to its answer.", _LATENCY_S, "protocol"
@@ -57,7 +60,7 @@ class Metrics:
         self.log_bytes = self._gauge("log_spool_bytes", "On the local disk, not yet in the lake.")
         for fate in ("spooled", "committed", "recovered", "lost"):
             self.log_rows.labels(model, fate)
-        for counter in (self.shadows_dropped, self.routing_errors, self.log_failures):
+        for counter in (self.internal_errors, self.shadows_dropped, self.routing_errors, self.log_failures):
             counter.labels(model)
 
     def of_arm(self, arm: str, version: int) -> OfArm:

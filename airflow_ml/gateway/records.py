@@ -64,7 +64,10 @@ def line_of(record: Record) -> bytes:
 
 
 def tables_of(lines: Iterable[bytes]) -> "tuple[dict[date, pa.Table], int]":
-    """Rows by day, and how many lines are torn: those that a death or a full disk cut off."""
+    """Rows by day, and how many lines are none: a death or a full disk cut them off, or no column holds what they say.
+
+    Whatever a line holds, it costs no other one: a batch that could not be committed would hold up all that follow.
+    """
     import pyarrow as pa
 
     days: dict[date, list[dict[str, Any]]] = {}
@@ -77,12 +80,28 @@ def tables_of(lines: Iterable[bytes]) -> "tuple[dict[date, pa.Table], int]":
             day = datetime.fromtimestamp(record["at"] / 1e6, UTC).date()
             if record.keys() != Record.__annotations__.keys():
                 raise ValueError("not all of a record")
-        except (ValueError, KeyError, TypeError):
+        except Exception:
             torn += 1
             continue
         days.setdefault(day, []).append(record)
-    schema = schema_of()
-    return {day: pa.Table.from_pylist(rows, schema) for day, rows in sorted(days.items())}, torn
+    tables: dict[date, pa.Table] = {}
+    for day, rows in sorted(days.items()):
+        whole = _table(rows)
+        fit = [whole] if whole is not None else [row for each in rows if (row := _table([each])) is not None]
+        torn += len(rows) - sum(table.num_rows for table in fit)
+        if fit:
+            tables[day] = pa.concat_tables(fit)
+    return tables, torn
+
+
+def _table(rows: list[dict[str, Any]]) -> "pa.Table | None":
+    """Rows as a table; None where one of them does not fit into its columns."""
+    import pyarrow as pa
+
+    try:
+        return pa.Table.from_pylist(rows, schema_of())
+    except Exception:  # Arrow has errors of its own, and passes on those of Python's codecs and numbers
+        return None
 
 
 def schema_of() -> "pa.Schema":

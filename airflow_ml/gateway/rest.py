@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
+import zlib
 from typing import Any, NoReturn
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from airflow_ml.gateway.callers import REQUEST_ID, asked_of, row_of, told
+from airflow_ml.gateway.callers import INTERNAL, REQUEST_ID, asked_of, row_of, told
 from airflow_ml.gateway.core import Gateway
 from airflow_ml.gateway.inputs import SHOWN, Row, bad_fields, problem
 from airflow_ml.gateway.metrics import Metrics
 from airflow_ml.lifecycle.errors import AirflowMLError, BadFields, InputError
 
+log = logging.getLogger(__name__)
+
 MAX_BODY_BYTES = 4 << 20
+"""Also after it was unpacked."""
+
+_GZIP = zlib.MAX_WBITS | 16
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 
@@ -46,7 +54,8 @@ class RestApi:
                 Route("/metrics", self._show_metrics),
                 Route("/healthz", self._healthy),
                 Route("/readyz", self._ready),
-            ]
+            ],
+            exception_handlers={HTTPException: self._no_route},
         )
 
     async def _predict(self, request: Request) -> Response:
@@ -65,6 +74,10 @@ class RestApi:
             return self._refuse(error)
         except ClientDisconnect:
             return Response(status_code=400)  # to nobody
+        except Exception:
+            self._metrics.internal_errors.labels(self._name).inc()
+            log.exception("a request failed by a mistake of the gateway's own")
+            return JSONResponse({"error": INTERNAL, "remedy": "report it, with what the gateway's log says"}, 500)
         self._seconds.observe(time.perf_counter() - began)
         body = {
             "predictions": [row_of(answer, self._gateway.model) for answer in answers],
@@ -83,7 +96,9 @@ class RestApi:
 
     async def _describe(self, request: Request) -> Response:
         """What the model takes, and who answers now."""
-        name = request.path_params["model"]
+        name, _, verb = request.path_params["model"].partition(":")
+        if verb:
+            raise HTTPException(405, headers={"Allow": "POST"}) if verb == "predict" else HTTPException(404)
         if name != self._name:
             return self._unknown(name)
         lines = self._gateway.lines
@@ -103,6 +118,14 @@ class RestApi:
             {"error": f"no model {name!r} here", "remedy": f"this gateway answers for {self._name}"}, 404
         )
 
+    async def _no_route(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        body = {
+            "error": f"{request.method} {request.url.path}: {error.detail}",
+            "remedy": f"POST /v1/models/{self._name}:predict; GET /v1/models/{self._name}, /metrics, /healthz, /readyz",
+        }
+        return JSONResponse(body, error.status_code, headers=error.headers)
+
     async def _show_metrics(self, request: Request) -> Response:
         return Response(self._metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
@@ -116,7 +139,11 @@ class RestApi:
 
 
 async def _body(request: Request) -> bytes | None:
-    """The whole body; None if it is too large, which is found before all of it is in memory."""
+    """The whole body, unpacked; None if it is too large, which is found before all of it is in memory.
+
+    Raises:
+        InputError: It is not packed as it says.
+    """
     parts: list[bytes] = []
     size = 0
     async for part in request.stream():
@@ -124,14 +151,28 @@ async def _body(request: Request) -> bytes | None:
         if size > MAX_BODY_BYTES:
             return None
         parts.append(part)
-    return b"".join(parts)
+    content = b"".join(parts)
+    encoding = request.headers.get("content-encoding", "").lower()
+    if encoding in ("", "identity"):
+        return content
+    unpacker = zlib.decompressobj(_GZIP)
+    try:
+        if encoding != "gzip":
+            raise ValueError(f"Content-Encoding is {encoding[:40]!r}")
+        content = unpacker.decompress(content, MAX_BODY_BYTES + 1)
+        if len(content) <= MAX_BODY_BYTES and not unpacker.eof:
+            raise ValueError("it ends early")
+    except (ValueError, zlib.error) as error:
+        raise InputError(f"the body is not gzip: {error}", remedy="send it plain, or as gzip") from error
+    return content if len(content) <= MAX_BODY_BYTES else None
 
 
 def _rows(content: bytes) -> list[Row]:
     try:
-        body = json.loads(content, parse_constant=_no_constant)
+        # Of bytes, json would take what is no UTF-8: half a surrogate pair, which nothing behind us can pass on.
+        body = json.loads(content.decode(), parse_constant=_no_constant)
         if b"\\u" in content:
-            json.dumps(body, ensure_ascii=False).encode()  # half a surrogate pair is no text that can be passed on
+            json.dumps(body, ensure_ascii=False).encode()  # nor may it come as an escape
     except (ValueError, RecursionError) as error:
         raise InputError(
             f"the body is not JSON: {error}", remedy='send {"instances": [{…}]}, with null where a value is not known'

@@ -5,6 +5,7 @@ So whoever has a client of TF Serving has one of the gateway. The answer's outpu
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import grpc
 import grpc.aio
 
-from airflow_ml.gateway.callers import REQUEST_ID, asked_of, row_of, told
+from airflow_ml.gateway.callers import INTERNAL, REQUEST_ID, asked_of, row_of, told
 from airflow_ml.gateway.core import Gateway
 from airflow_ml.gateway.inputs import SHOWN, Row, bad_fields, problem
 from airflow_ml.gateway.metrics import Metrics
@@ -23,6 +24,8 @@ from airflow_ml.lifecycle.errors import AirflowMLError, BadFields, InputError
 from airflow_ml.serving.protos.messages import DATA_TYPES, METHODS, PredictResponse
 from airflow_ml.serving.protos.single import tensors_of, values_of
 from airflow_ml.serving.protos.tensors import to_numpy
+
+log = logging.getLogger(__name__)
 
 _SERVICE = "tensorflow.serving.PredictionService"
 _TYPES = {"probability": "DT_FLOAT", "decision": "DT_BOOL", "model_version": "DT_INT64"}
@@ -95,6 +98,10 @@ class GrpcApi:
             answers = await self._gateway.predict(asked)
         except AirflowMLError as error:
             await self._refuse(error, context)
+        except Exception:
+            self._metrics.internal_errors.labels(self._name).inc()
+            log.exception("a request failed by a mistake of the gateway's own")
+            await context.abort(grpc.StatusCode.INTERNAL, INTERNAL)
         response = PredictResponse()
         response.CopyFrom(_blank(self._name, self._gateway.model.features.entity, len(answers)))
         response.model_spec.version.value = answers[0].version

@@ -108,7 +108,7 @@ class Spool:
 
 def segments(folder: Path) -> list[Segment]:
     """The segments of a writer, oldest first."""
-    found = [path for path in folder.iterdir() if path.suffix in (".open", ".closed")]
+    found = [path for path in folder.iterdir() if path.suffix in (".open", ".closed") and path.stem.isdecimal()]
     return [Segment(int(path.stem), path, path.suffix == ".closed") for path in sorted(found)]
 
 

@@ -1,10 +1,13 @@
 """Distributions of what an arm did, as histograms, and how far two of them lie apart.
 
-Histograms can be counted batch by batch and are small, however many requests there were. Bounds of shares hold at all
-times at once: whoever looks again and again may stop at the first look that decides.
+Histograms can be counted batch by batch and are small, however many requests there were. Bounds hold at all times at
+once: whoever looks again and again may stop at the first look that decides. Those of shares do by a mixture; those of
+distances and of the AUC by `era`: samples are divided into eras by their size, each with a part of the risk, and in an
+era nothing strays further than at its beginning (convex distances and U-statistics are reverse submartingales).
 
 Source: Robbins, "Statistical methods related to the law of the iterated logarithm", 1970 (the mixture used here)
 Source: Howard et al., "Time-uniform, nonparametric, nonasymptotic confidence sequences", 2021
+Source: Manole and Ramdas, "Martingale methods for sequential estimation of convex functionals and divergences", 2023
 """
 
 import math
@@ -18,6 +21,8 @@ from airflow_ml.spec.base import Frozen
 
 _SMOOTHING = 0.5
 _STEPS_OF_BISECTION = 60
+_GROWTH = 1.25
+"""Of a sample within an era."""
 
 
 class Histogram(Frozen):
@@ -118,6 +123,15 @@ def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
 
 
+def era(size: float, alpha: float) -> tuple[float, float]:
+    """The era of a sample: its size at the beginning, and −ln of the part of `alpha` that it may spend.
+
+    The parts, 1/(1·2), 1/(2·3), 1/(3·4) …, add up to one, however many eras there are.
+    """
+    number = int(math.log(max(size, 1.0), _GROWTH))
+    return _GROWTH**number, math.log((number + 1) * (number + 2) / alpha)
+
+
 def psi(expected: Histogram, actual: Histogram) -> float:
     """Population stability index of two histograms with the same limits; empty buckets count as half a value.
 
@@ -133,10 +147,31 @@ def psi_by_chance(expected: Histogram, actual: Histogram) -> float:
 
     Source: Yurdakul and Naranjo, "Statistical properties of the population stability index", 2020
     """
-    used = sum(bool(a or b) for a, b in zip(expected.counts, actual.counts, strict=True))
     if not expected.total or not actual.total:
         return 0.0
-    return max(used - 1, 0) * (1 / expected.total + 1 / actual.total)
+    return _freedom(expected, actual) * (1 / expected.total + 1 / actual.total)
+
+
+def psi_bounds(expected: Histogram, actual: Histogram, alpha: float) -> tuple[float, float]:
+    """Bounds of the index of two distributions; either is wrong at any time with a probability of at most `alpha`.
+
+    Near to each other, the index of two samples times nm/(n + m) is chi-squared with k − 1 degrees of freedom, and not
+    central by the index of their distributions. The bounds invert the tails of that.
+
+    Source: Birgé, "An alternative point of view on Lepski's method", 2001, lemma 8.1
+    """
+    if not expected.total or not actual.total:
+        return 0.0, math.inf
+    size, x = era(1 / (1 / expected.total + 1 / actual.total), alpha)
+    freedom, seen = _freedom(expected, actual), size * psi(expected, actual)
+    # Upper tail: seen ≤ d + λ + 2√((d + 2λ)x) + 2x; lower: seen ≥ d + λ − 2√((d + 2λ)x); each for √(d + 2λ).
+    low = max(math.sqrt(max(2 * seen - freedom, 0.0)) - 2 * math.sqrt(x), 0.0)
+    high = 2 * math.sqrt(x) + math.sqrt(max(4 * x + 2 * seen - freedom, 0.0))
+    return max(low**2 - freedom, 0.0) / (2 * size), max(high**2 - freedom, 0.0) / (2 * size)
+
+
+def _freedom(expected: Histogram, actual: Histogram) -> int:
+    return max(sum(bool(a or b) for a, b in zip(expected.counts, actual.counts, strict=True)) - 1, 0)
 
 
 def ks(expected: Histogram, actual: Histogram) -> float:
@@ -157,13 +192,16 @@ def ks(expected: Histogram, actual: Histogram) -> float:
 
 
 def ks_by_chance(expected: Histogram, actual: Histogram, alpha: float) -> float:
-    """How far the distance of two samples may lie from that of their distributions, but for a risk of `alpha`.
+    """How far the distance of two samples may ever lie from that of their distributions, but for a risk of `alpha`.
 
     Source: https://en.wikipedia.org/wiki/Dvoretzky–Kiefer–Wolfowitz_inequality
     """
-    return math.fsum(
-        math.sqrt(math.log(4 / alpha) / (2 * side.total)) if side.total else 1.0 for side in (expected, actual)
-    )
+
+    def strays(side: Histogram) -> float:
+        size, x = era(side.total, alpha / 4)
+        return math.sqrt(x / (2 * size))
+
+    return math.fsum(strays(side) if side.total else 1.0 for side in (expected, actual))
 
 
 def auc(positives: Histogram, negatives: Histogram) -> float:
@@ -190,6 +228,19 @@ def auc_variance(positives: Histogram, negatives: Histogram) -> float:
     area, p, n = auc(positives, negatives), positives.total, negatives.total
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     return (area * (1 - area) + (p - 1) * (q1 - area**2) + (n - 1) * (q2 - area**2)) / (p * n)
+
+
+def auc_by_chance(variance: float, alpha: float) -> float:
+    """How far an AUC, or a difference of two, may ever lie from the true one to one side, but for a risk of `alpha`.
+
+    Args:
+        variance: Of it, now.
+        alpha: Risk.
+    """
+    if not variance:
+        return 0.0
+    information, x = era(1 / variance, alpha)
+    return math.sqrt(2 * x / information)
 
 
 def _shares(expected: Histogram, actual: Histogram) -> tuple[Sequence[float], Sequence[float]]:

@@ -1,14 +1,16 @@
 """Is a new version fit for more traffic? Statistics over what two arms did; pure, and safe to ask again and again.
 
 A canary is looked at every few seconds, and a test that is made for one look calls good versions bad when it is looked
-at a hundred times. Shares (errors, slow answers) are therefore bounded by a confidence *sequence*: bounds that hold at
-all times at once, so that one may stop at the first look that decides. What one look cannot decide is held, until the
-declared wait is over; then the observed numbers decide, and too few requests decide against the version.
+at a hundred times. What takes a version back is therefore bounded by a confidence *sequence*: bounds that hold at all
+times at once, so that one may stop at the first look that decides. Shares (errors, slow answers) have to be proved good
+by the same bounds. To prove that scores and ROC AUC are within their limits would take many times the requests: as soon
+as there are as many as declared, it is enough that they are not seen beyond them (scores), or not proved to be (AUC).
+What one look cannot decide is held, until the declared wait is over; then the observed numbers decide, and too few
+requests decide against the version.
 """
 
 import math
 from enum import StrEnum
-from statistics import NormalDist
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -16,10 +18,12 @@ from pydantic import Field, model_validator
 from airflow_ml.lifecycle.distributions import (
     Histogram,
     auc,
+    auc_by_chance,
     auc_variance,
     ks,
     ks_by_chance,
     psi,
+    psi_bounds,
     psi_by_chance,
     share_bounds,
 )
@@ -213,7 +217,7 @@ def _scores(stable: ArmStats, candidate: ArmStats, alpha: float, last: bool, pol
     if policy.score_distance == "psi":
         distance, chance = psi(stable.scores, candidate.scores), psi_by_chance(stable.scores, candidate.scores)
         seen = max(distance - chance, 0.0)
-        low = high = seen
+        low, high = psi_bounds(stable.scores, candidate.scores, alpha)
     else:
         seen, chance = ks(stable.scores, candidate.scores), ks_by_chance(stable.scores, candidate.scores, alpha)
         low, high = seen - chance, seen + chance
@@ -226,7 +230,8 @@ def _scores(stable: ArmStats, candidate: ArmStats, alpha: float, last: bool, pol
         verdict = Verdict.PROMOTE if seen <= policy.score_limit else Verdict.HOLD
     name = policy.score_distance.upper()
     return Finding(
-        criterion="scores", verdict=verdict, stable=None, candidate=seen, limit=policy.score_limit, low=low, high=high,
+        criterion="scores", verdict=verdict, stable=None, candidate=seen, limit=policy.score_limit, low=low,
+        high=high if math.isfinite(high) else None,
         text=f"scores moved by {seen:.3f} ({name}, at most {policy.score_limit:g})",
     )  # fmt: skip
 
@@ -239,7 +244,7 @@ def _performance(stable: ArmStats, candidate: ArmStats, alpha: float, policy: Ju
     if len(found) < 2 or min(labels) < policy.min_labels:
         return ()
     (before, before_variance), (seen, seen_variance) = found
-    reach = _normal_quantile(1 - alpha) * math.sqrt(before_variance + seen_variance)
+    reach = auc_by_chance(before_variance + seen_variance, alpha)
     loss = before - seen
     low, high = loss - reach, loss + reach
     verdict = Verdict.ROLL_BACK if low > policy.auc_margin else Verdict.PROMOTE
@@ -261,10 +266,6 @@ def _sequential(low: float, high: float, limit: float, seen: float | None, last:
     if not last:
         return Verdict.HOLD
     return Verdict.PROMOTE if seen is not None and seen <= limit else Verdict.ROLL_BACK
-
-
-def _normal_quantile(share: float) -> float:
-    return NormalDist().inv_cdf(share)
 
 
 def _share(hits: int, trials: int) -> float | None:

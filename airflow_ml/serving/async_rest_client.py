@@ -42,7 +42,7 @@ class AsyncRestTransport:
             raise serving_error("DEADLINE_EXCEEDED", f"no answer within {timeout:.1f} s", call.where) from error
         except (aiohttp.ClientError, OSError) as error:
             raise unreachable(error, call.where) from error
-        return call.read(answer_of(status, content, call.where))
+        return call.heard(answer_of(status, content, call.where))
 
     async def close(self) -> None:
         """Close the connections."""

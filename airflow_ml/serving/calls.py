@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from airflow_ml.serving.errors import AnswerUnreadable
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -108,6 +110,19 @@ class Call(Generic[T]):
     request: Any
     read: Callable[[Any], T]
     where: str
+
+    def heard(self, answer: Any) -> T:
+        """What an answer says.
+
+        Raises:
+            AnswerUnreadable: It is of another form than the protocol's, or of a type that we do not carry.
+        """
+        try:
+            return self.read(answer)
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise AnswerUnreadable(
+                f"the answer cannot be read: {error!r}", self.where, "is that a model server, and a model of ours?"
+            ) from error
 
 
 class Speaker(Protocol):

@@ -7,6 +7,7 @@ ServingError                  (airflow_ml.lifecycle.errors)
 ├── AccessRefused             no or a wrong token or certificate
 ├── ModelNotServed            unknown model, or version not loaded
 ├── RequestRefused            the request does not fit: signature, types, label, malformed
+├── AnswerUnreadable          an answer that is none of the protocol, or of a type that we do not carry
 ├── ConfigHeld                another writer changes the servers' config
 └── LeaseLost                 another writer took the config over; nothing was written
 """
@@ -34,6 +35,10 @@ class ModelNotServed(ServingError):
 
 class RequestRefused(ServingError):
     """The request does not fit the model."""
+
+
+class AnswerUnreadable(ServingError):
+    """The server answered, and what it says cannot be read."""
 
 
 class ReplicasBehind(ServingTimeout):

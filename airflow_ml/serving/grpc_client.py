@@ -107,7 +107,7 @@ class GrpcTransport:
             answer = self._calls[call.method](call.request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
             raise serving_error(error.code().name, error.details() or "", call.where) from error
-        return call.read(answer)
+        return call.heard(answer)
 
     def close(self) -> None:
         """Close the channel."""
@@ -143,7 +143,7 @@ class AsyncGrpcTransport:
             answer = await self._calls[call.method](call.request, timeout=timeout, metadata=self._metadata)
         except grpc.aio.AioRpcError as error:
             raise serving_error(error.code().name, error.details() or "", call.where) from error
-        return call.read(answer)
+        return call.heard(answer)
 
     async def close(self) -> None:
         """Close the channel."""

@@ -103,7 +103,7 @@ class RestTransport:
             if not fresh:  # the server closed a connection that had idled; that says nothing about the server
                 return self.send(call, timeout)
             raise unreachable(error, call.where) from error
-        return call.read(answer_of(status, content, call.where))
+        return call.heard(answer_of(status, content, call.where))
 
     def _send(self, call: Call[Any], timeout: float) -> tuple[int, bytes]:
         connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)

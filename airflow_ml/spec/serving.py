@@ -37,7 +37,8 @@ class Judging(Frozen):
         score_limit: The largest distance.
         auc_margin: Its ROC AUC may be this much below the stable one's, where labels came.
         min_labels: Labels of each of the two, below which ROC AUC is not compared.
-        confidence: That a good version is not rolled back, and a bad one not promoted, by chance; at each step.
+        confidence: That a good version is not rolled back by chance, nor one promoted that errs or is slow; at each
+            step.
     """
 
     min_requests: int = Field(default=500, ge=1)

@@ -155,6 +155,15 @@ def back(ctx: StageContext, server: Server, asked: Asked) -> Rollout:
     return rollouts.save(ctx.platform, wanted)
 
 
+def back_before(ctx: StageContext, last: Rollout) -> str:
+    """What is told to somebody whose rollback was somebody else's just before, and changes nothing."""
+    whose = f" by {last.by}" if last.mode == "rollback" and last.by else ""
+    return (
+        f"nothing was done: the traffic is back on version {champion_of(ctx)} since {last.since:%H:%M:%S} UTC{whose}, "
+        f"and rollbacks within {_SAME_WISH_S:.0f} s are one; to go further back, name the version"
+    )
+
+
 def _is_back(last: Rollout, champion: int | None, run: str) -> bool:
     """Whether what ended last was a way back that this wish may have meant."""
     if last.state is State.ROLLED_BACK:

@@ -26,7 +26,7 @@ from airflow_ml.registry import rollouts
 from airflow_ml.stages._files import wanted_version
 from airflow_ml.stages._rollout_driver import advance, now_utc
 from airflow_ml.stages._rollout_server import Server, serving
-from airflow_ml.stages._rollout_wishes import Asked, back, begun, champion_of, chosen
+from airflow_ml.stages._rollout_wishes import Asked, back, back_before, begun, champion_of, chosen
 from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.context import StageContext
 
@@ -53,12 +53,13 @@ class Rolling(Stage):
     def still_true(self, ctx: StageContext, result: JobResult) -> bool:
         """It ended, nothing has happened since, and nobody wants to try again what did not go well."""
         summary = result.summary
+        if summary["mode"] == "rollback":
+            return False  # a later one goes back further: the record says whether it is a later one
         last = rollouts.current(ctx.platform, ctx.model.name)
         if last is None or last.open or last.revision != summary["revision"]:
             return False
         # Once more: what could not be done, and what a person wants to try again.
-        again = last.state is State.ROLLED_BACK and summary["mode"] != "rollback"
-        again &= last.by_hand or not last.found_bad
+        again = last.state is State.ROLLED_BACK and (last.by_hand or not last.found_bad)
         return not again and champion_of(ctx) == summary["champion"]
 
     def run(self, ctx: StageContext) -> Outcome:
@@ -67,14 +68,23 @@ class Rolling(Stage):
         with serving(ctx) as server, giving_back(ctx, server):
             for _ in range(_ATTEMPTS):
                 try:
-                    if asked.mode == "rollback":
-                        rollout = back(ctx, server, asked)
-                    else:
-                        rollout = begun(ctx, server, asked, ctx.model.serving.canary)
-                    return Outcome(summary=_summary(ctx, advance(ctx, server, rollout), asked.mode))
+                    return Outcome(summary=_carried_on(ctx, server, asked))
                 except RolloutMoved as error:  # somebody else began, or moved it on, at the same moment
                     moved = error
             raise moved
+
+
+def _carried_on(ctx: StageContext, server: Server, asked: Asked) -> dict[str, Any]:
+    """What is wanted, as far as it can be done without waiting."""
+    if asked.mode != "rollback":
+        rollout = begun(ctx, server, asked, ctx.model.serving.canary)
+        return _summary(ctx, advance(ctx, server, rollout), asked.mode)
+    before = rollouts.current(ctx.platform, ctx.model.name)
+    after = advance(ctx, server, back(ctx, server, asked))
+    summary = _summary(ctx, after, asked.mode)
+    if before is not None and not after.open and after.revision == before.revision:
+        summary["note"] = back_before(ctx, after)
+    return summary
 
 
 def run_until_ended(request: JobRequest, tell: Callable[[str], None]) -> JobResult:

@@ -53,13 +53,23 @@ def run() -> Report:
     rows = tuple(
         (
             KINDS[version], str(found.summary["state"]).replace("_", " "), found.took_s, found.back_s, found.requests,
-            found.failed.total(), found.canary, found.rescued,
+            found.failed.total(), found.stable_failed, found.canary, found.rescued,
         )
         for version, found in seen.items()
     )  # fmt: skip
     table = Table(
         f"Rollouts at {RATE} requests a second, one canary step of {STEP:.0%}",
-        ("new version", "ends", "took s", "verdict to all traffic back s", "requests", "failed", "canary", "rescued"),
+        (
+            "new version",
+            "ends",
+            "took s",
+            "verdict to all traffic back s",
+            "requests",
+            "failed",
+            "failed stable",
+            "canary",
+            "rescued",
+        ),
         rows,
     )
     went_back = (
@@ -68,7 +78,8 @@ def run() -> Report:
     )
     notes = (
         went_back,
-        "failed: requests of any arm without an answer; rescued: the canary failed, and the stable version answered",
+        "failed: requests of any arm without an answer; failed stable: of the stable arm, by the gateway's count",
+        "rescued: the canary failed, and the stable version answered",
         *(f"{KINDS[version]}: {found.summary['reason'] or 'kept'}" for version, found in seen.items()),
     )
     details = {KINDS[version]: found.summary for version, found in seen.items()}

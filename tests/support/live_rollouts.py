@@ -19,6 +19,7 @@ from typing import Any
 from airflow_ml import Platform
 from airflow_ml.gateway.load import Load
 from airflow_ml.lifecycle.rollout import CANARY, State
+from airflow_ml.lifecycle.routing import STABLE
 from airflow_ml.registry import rollouts
 from airflow_ml.spec.serving import Judging
 from tests.support.online import NAME, ROOT, RunningGateway, gateway
@@ -64,6 +65,7 @@ class Seen:
         summary: Of its last run.
         requests: Of all arms.
         failed: Without an answer, by kind.
+        stable_failed: Rows of the stable arm without an answer, as the gateway counted them: an error names no arm.
         canary: Rows whose turn it was the new version's.
         rescued: Of these, answered by the stable one.
         stable_rescued: Rows of the stable arm that another version answered.
@@ -74,6 +76,7 @@ class Seen:
     summary: dict[str, Any] = field(default_factory=dict)
     requests: int = 0
     failed: Counter[str] = field(default_factory=Counter)
+    stable_failed: int = 0
     canary: int = 0
     rescued: int = 0
     stable_rescued: int = 0
@@ -85,7 +88,7 @@ class Clients:
     """A steady stream of requests to a gateway, from a thread of its own."""
 
     def __init__(self, running: RunningGateway) -> None:
-        self._url = running.rest
+        self._running = running
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -94,7 +97,11 @@ class Clients:
         self.load = asyncio.run_coroutine_threadsafe(self._started(), self._loop).result(30)
 
     async def _started(self) -> Load:
-        return await Load(self._url, NAME, ROWS, "id", RATE).__aenter__()
+        return await Load(self._running.rest, NAME, ROWS, "id", RATE).__aenter__()
+
+    def stable_failed(self) -> int:
+        """Rows of the stable arm without an answer, since the gateway began."""
+        return int(self._running.counted("predictions_total", arm=STABLE, outcome="failed"))
 
     def stop(self) -> None:
         asyncio.run_coroutine_threadsafe(self.load.__aexit__(None, None, None), self._loop).result(60)
@@ -169,11 +176,13 @@ class _Watch:
 
     def start(self) -> None:
         self._clients.load.take()
+        self._failed_before = self._clients.stable_failed()
         self._thread.start()
 
     def stop(self) -> None:
         self._ended.set()
         self._thread.join(10)
+        self._seen.stable_failed = self._clients.stable_failed() - self._failed_before
         if self._verdict is not None:
             self._seen.back_s = max((self._last or self._verdict) - self._verdict, 0.0)
 
@@ -190,6 +199,6 @@ class _Watch:
             seen.failed += found.failed
             seen.canary += found.answered[CANARY]
             seen.rescued += found.fallbacks[CANARY]
-            seen.stable_rescued += found.fallbacks["stable"]
+            seen.stable_rescued += found.fallbacks[STABLE]
             if found.versions[self._version] or found.answered[CANARY]:
                 self._last = now

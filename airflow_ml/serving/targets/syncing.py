@@ -9,10 +9,12 @@ it is about to read.
 from __future__ import annotations
 
 import logging
+import os
 import re
+import select
 import shutil
-import threading
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,10 +72,15 @@ class Sync:
         self._before, self._began = wanted, True
         return problems
 
-    def follow(self, every_s: float, stop: threading.Event) -> None:
-        """Do it again and again until told to stop; what goes wrong is said once, and tried again."""
+    def follow(self, every_s: float, told_to_stop: Callable[[float], bool]) -> None:
+        """Do it again and again until told to stop; what goes wrong is said once, and tried again.
+
+        Args:
+            every_s: Pause between rounds.
+            told_to_stop: Waits for that long, or until it is told.
+        """
         said = ""
-        while not stop.is_set():
+        while True:
             try:
                 complaint = "; ".join(self.round())
             except AirflowMLError as error:
@@ -81,7 +88,8 @@ class Sync:
             if complaint and complaint != said:
                 log.error("%s", complaint)
             said = complaint
-            stop.wait(every_s)
+            if told_to_stop(every_s):
+                return
 
     def _text(self) -> str:
         try:
@@ -133,6 +141,20 @@ class Sync:
             shutil.rmtree(gone, ignore_errors=True)
             mark.unlink()
             log.info("version %s of %s is named no more, and removed", version, model)
+
+
+def until_told_to_stop() -> Callable[[float], bool]:
+    """For `Sync.follow` in a process of its own, which SIGTERM and SIGINT end after the round that is under way.
+
+    The handlers do nothing; the interpreter itself writes into a pipe. A handler that sets an event takes its lock, and
+    the code that it interrupts may hold that: the process hangs.
+    """
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)
+    return lambda seconds: bool(select.select([reading], [], [], seconds)[0])
 
 
 @contextmanager

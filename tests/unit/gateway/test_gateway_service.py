@@ -1,6 +1,7 @@
 """The gateway as a real process before a real model server: what callers get, and what is left in the lake."""
 
 import asyncio
+import gzip
 import json
 import os
 import signal
@@ -244,6 +245,8 @@ def test_each_wrong_field_is_named(running, rows):
         (b"{", 400, "not JSON"),
         (b'{"instances": [{"id": "a", "wind": NaN}]}', 400, "NaN is no JSON number"),
         (b'{"instances": [{"id": "\\ud800"}]}', 400, "surrogates not allowed"),
+        (b'{"instances": [{"id": "\xed\xa0\x80"}]}', 400, "not JSON: 'utf-8' codec can't decode"),
+        ('{"instances": [{"id": "\\ud800"}]}'.encode("utf-16"), 400, "not JSON: 'utf-8' codec can't decode"),
         (b"[" * 100_000, 400, "not JSON"),
         (b"{}", 400, "no list 'instances'"),
         (b'{"instances": []}', 400, "are 0; send 1 to 1000"),
@@ -256,6 +259,56 @@ def test_what_is_no_request_is_refused_with_a_reason(running, body, status, says
     answer = requests.post(f"{running.rest}/v1/models/{NAME}:predict", data=body, timeout=30)
     assert answer.status_code == status
     assert says in answer.text
+
+
+def test_a_request_that_no_version_can_take_is_nobody_elses_fault(running, routed, rows):
+    """Nor does it stay in the spool, where it would be read again and again."""
+    routed(arms=canary(CANDIDATE, 1.0))
+    before = running.counted("errors_total", model_version=str(CANDIDATE))
+    text = json.dumps({"instances": [rows[0]]}, ensure_ascii=False)
+    body = text.replace(f'"{rows[0]["carrier"]}"', '"?"').encode().replace(b"?", b"\xed\xa0\x80")
+    for _ in range(6):
+        assert requests.post(f"{running.rest}/v1/models/{NAME}:predict", data=body, timeout=30).status_code == 400
+    assert running.counted("errors_total", model_version=str(CANDIDATE)) == before
+    (answer,) = running.ask(rows[0]).json()["predictions"]
+    assert (answer["arm"], answer["model_version"], answer["fallback"]) == ("canary", CANDIDATE, None)
+    wait_until(lambda: running.counted("log_spool_bytes") == 0, 30)
+    assert running.counted("log_rows_total", fate="lost") == 0
+    assert running.counted("internal_errors_total") == 0
+
+
+def test_a_body_may_be_gzip_and_no_larger_for_it(running, rows):
+    whole = gzip.compress(json.dumps({"instances": rows[:1]}).encode())
+
+    def sent(body: bytes, encoding: str = "gzip") -> requests.Response:
+        url = f"{running.rest}/v1/models/{NAME}:predict"
+        return requests.post(url, data=body, headers={"Content-Encoding": encoding}, timeout=30)
+
+    assert sent(whole).json()["predictions"][0]["id"] == rows[0]["id"]
+    assert sent(gzip.compress(b" " * (5 << 20))).status_code == 413
+    for body, encoding, says in (
+        (b"{}", "gzip", "not gzip: Error -3"),
+        (whole[:-9], "gzip", "not gzip: it ends early"),
+        (whole, "br", "not gzip: Content-Encoding is 'br'"),
+    ):
+        refused = sent(body, encoding)
+        assert (refused.status_code, says in refused.json()["error"]) == (400, True), refused.text
+
+
+@pytest.mark.parametrize(
+    ("verb", "path", "status"),
+    [
+        ("GET", f"v1/models/{NAME}:predict", 405),
+        ("GET", f"v1/models/{NAME}:classify", 404),
+        ("DELETE", f"v1/models/{NAME}", 405),
+        ("GET", "v2/health", 404),
+    ],
+)
+def test_what_is_no_route_is_told_as_json_with_those_that_are(running, verb, path, status):
+    answer = requests.request(verb, f"{running.rest}/{path}", timeout=30)
+    assert answer.status_code == status
+    assert answer.json()["error"].startswith(f"{verb} /{path}: ")
+    assert f"POST /v1/models/{NAME}:predict" in answer.json()["remedy"]
 
 
 def test_only_its_own_model_is_answered_for(running, rows):
@@ -305,6 +358,7 @@ def test_experiments_by_name_and_alpha_versions_by_header(running, routed, rows)
         ("x-experiment", "colours", "no experiment 'colours'"),
         ("x-model-version", "3", "version 3 is not open"),
         ("x-model-version", "two", "'two' is no version"),
+        ("x-model-version", "9" * 5000, "999' is no version"),
     ):
         refused = running.ask(rows[0], headers={header: value})
         assert refused.status_code == 400
@@ -477,6 +531,18 @@ def test_the_log_waits_for_a_lake_that_cannot_be_written_and_for_a_committer_tha
         table.unlink()
         wait_until(lambda: found.counted("log_rows_total", fate="committed") == len(keys), 40)
         assert found.counted("log_rows_total", fate="lost") == 0
+    assert sorted(row["request_id"] for row in logged(platform)) == sorted(keys)
+
+
+def test_told_to_end_just_when_its_committer_died_it_loses_nothing(tmp_path, served, rows):
+    platform = released(tmp_path, served)
+    with gateway(platform) as found:
+        keys = [found.ask(rows[0]).json()["request_id"] for _ in range(5)]
+        (committer,) = children(found.process.pid)
+        os.kill(committer, signal.SIGKILL)
+        time.sleep(0.2)  # it is started anew after a second
+        found.process.terminate()
+        assert found.process.wait(40) == 0, found.log.read_text()[-2000:]
     assert sorted(row["request_id"] for row in logged(platform)) == sorted(keys)
 
 

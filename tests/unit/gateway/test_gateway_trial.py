@@ -49,6 +49,14 @@ def test_one_good_answer_ends_it():
     assert all(trial.admit() for _ in range(AT_ONCE))
 
 
+def test_a_call_that_says_nothing_of_the_version_only_ends():
+    trial = Trial(Clock())
+    for number in range(2 * IN_A_ROW):
+        assert trial.admit()
+        trial.done(False if number % 2 else None)
+    assert not trial.admit()
+
+
 def test_failures_between_good_answers_do_not_count():
     trial = Trial(Clock())
     for number in range(100):

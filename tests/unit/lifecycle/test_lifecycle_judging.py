@@ -2,6 +2,9 @@
 
 import math
 import random
+from collections.abc import Iterator
+from itertools import pairwise
+from statistics import NormalDist
 
 import pytest
 from hypothesis import given, settings
@@ -10,9 +13,12 @@ from hypothesis import strategies as st
 from airflow_ml.lifecycle.distributions import (
     Histogram,
     auc,
+    auc_by_chance,
     auc_variance,
     ks,
+    ks_by_chance,
     psi,
+    psi_bounds,
     psi_by_chance,
     share_bounds,
 )
@@ -193,6 +199,65 @@ def test_bounds_hold_at_all_times_at_once():
                     left += 1
                     break
     assert left <= alpha * 100
+
+
+def growing(mean: float, seed: int, looks: int = 60, a_look: int = 25) -> Iterator[Histogram]:
+    """Scores as they come, of a spread of 0.25."""
+    draw, counts = random.Random(seed), [0] * (len(SCORES) + 1)
+    for _ in range(looks):
+        drawn = Histogram.of([draw.gauss(mean, 0.25) for _ in range(a_look)], SCORES)
+        counts = [a + b for a, b in zip(counts, drawn.counts, strict=True)]
+        yield Histogram(limits=SCORES, counts=tuple(counts))
+
+
+@pytest.mark.parametrize("distance", ["psi", "ks"])
+def test_a_version_that_is_the_same_is_never_taken_back_by_its_scores(distance):
+    """From a handful of requests on, where an index of ten buckets is above its limit more often than not."""
+    policy = Judging(min_requests=25, score_distance=distance)
+    for seed in range(40):
+        for before, after in zip(growing(0.5, seed), growing(0.5, -1 - seed), strict=True):
+            stable, candidate = (arm(0).model_copy(update={"scores": scores}) for scores in (before, after))
+            assert found(judge(stable, candidate, 1, policy), "scores").verdict is not Verdict.ROLL_BACK
+
+
+def shares(mean: float) -> list[float]:
+    """Of the buckets, of scores of a spread of 0.25."""
+    up_to = [0.0, *(NormalDist(mean, 0.25).cdf(limit) for limit in SCORES), 1.0]
+    return [high - low for low, high in pairwise(up_to)]
+
+
+def test_bounds_of_distances_and_of_the_auc_hold_at_all_times_at_once():
+    """Of 60 sequences with 60 looks each, those that ever leave their bounds are at most alpha."""
+    alpha, sequences = 0.1, 60
+    p, q = shares(0.5), shares(0.6)
+    index = math.fsum((b - a) * math.log(b / a) for a, b in zip(p, q, strict=True))
+    distance = max(abs(math.fsum(p[:n]) - math.fsum(q[:n])) for n in range(len(p)))
+    area = math.fsum(b * (math.fsum(p[:n]) + p[n] / 2) for n, b in enumerate(q))
+    left = dict.fromkeys(("psi low", "psi high", "ks", "auc low", "auc high"), 0)
+    for seed in range(sequences):
+        seen = dict.fromkeys(left, False)
+        for a, b in zip(growing(0.5, seed), growing(0.6, -1 - seed), strict=True):
+            low, high = psi_bounds(a, b, alpha)
+            strays = auc_by_chance(auc_variance(b, a), alpha)
+            seen["psi low"] |= low > index
+            seen["psi high"] |= high < index
+            seen["ks"] |= abs(ks(a, b) - distance) > ks_by_chance(a, b, alpha)
+            seen["auc low"] |= auc(b, a) - strays > area
+            seen["auc high"] |= auc(b, a) + strays < area
+        for name, away in seen.items():
+            left[name] += away
+    assert max(left.values()) <= alpha * sequences, left
+
+
+def test_bounds_of_a_distance_enclose_it_and_narrow():
+    a, b = Histogram.of([0.15] * 600 + [0.85] * 400, SCORES), Histogram.of([0.15] * 400 + [0.85] * 600, SCORES)
+    wide = psi_bounds(a, b, 0.01)
+    assert wide[0] < psi(a, b) < wide[1]
+    more = [Histogram(limits=SCORES, counts=tuple(100 * count for count in side.counts)) for side in (a, b)]
+    narrow = psi_bounds(*more, 0.01)
+    assert wide[0] < narrow[0] < psi(a, b) < narrow[1] < wide[1]
+    assert narrow[1] - narrow[0] < 0.05
+    assert psi_bounds(a, Histogram.of([], SCORES), 0.01) == (0.0, math.inf)
 
 
 # --- distances ------------------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from airflow_ml.lifecycle.errors import NotReleasable, RolloutRunning, SpecError
 from airflow_ml.lifecycle.rollout import State
 from airflow_ml.lifecycle.routing import Routing
 from airflow_ml.registry import champions, rollouts, routes
+from airflow_ml.stages import _rollout_wishes
 from airflow_ml.stages._rollout_server import serving
 from airflow_ml.stages.context import StageContext
 from airflow_ml.stages.rollout import giving_back
@@ -80,7 +81,7 @@ def test_a_shadow_waits_for_a_person_and_goes_further_when_asked(base: Base):
     assert base.run(version=2, mode="shadow")["champion"] == 2, "who waited for the shadow does not turn it back"
 
 
-def test_back_from_the_way_and_back_to_the_champion_before(base: Base):
+def test_back_from_the_way_and_back_to_the_champion_before(base: Base, monkeypatch: pytest.MonkeyPatch):
     base.run(version=2)
     said = base.run(mode="rollback", by="bob", reason="no")
     assert (said["state"], said["reason"]) == ("rolled_back", "rolled back by bob: no")
@@ -91,8 +92,14 @@ def test_back_from_the_way_and_back_to_the_champion_before(base: Base):
     said = base.run(mode="rollback", by="eve")
     assert (said["state"], said["version"], said["champion"]) == ("kept", 1, 1)
     assert base.served() == ([1], {"stable": 1})
-    assert base.run(mode="rollback", by="bob")["champion"] == 1, "two who press the button go back once"
+    again = base.run(mode="rollback", by="bob")
+    assert again["champion"] == 1, "two who press the button go back once"
+    assert again["note"].startswith("nothing was done: the traffic is back on version 1 since ")
+    assert " by eve, and rollbacks within 300 s are one" in again["note"]
     assert champions.before(base.platform, NAME) is None
+    monkeypatch.setattr(_rollout_wishes, "_SAME_WISH_S", 0.0)
+    with pytest.raises(NotReleasable, match="no champion before"):
+        base.run(mode="rollback", by="bob")
 
 
 def test_what_may_not_be(base: Base):
@@ -136,5 +143,6 @@ def test_from_the_command_line(base: Base, monkeypatch: pytest.MonkeyPatch):
     assert back.exit_code == 0, back.output
     assert base.history == [1, 2, 1]
     assert json.loads(run(["status", model, "--json"]).output)["rollout"]["why"] == "a test"
-    assert run(["rollback", model]).exit_code == 0
-    assert base.history == [1, 2, 1], "it is back already"
+    again = run(["rollback", model])
+    assert (again.exit_code, base.history) == (0, [1, 2, 1]), "it is back already"
+    assert "note: nothing was done: the traffic is back on version 1" in again.output

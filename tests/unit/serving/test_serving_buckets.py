@@ -195,7 +195,7 @@ def test_a_disk_that_cannot_be_written_is_told_with_a_remedy(sync, shelf, saved_
 def test_the_loop_says_a_complaint_once_and_goes_on(sync, shelf, saved_model, caplog):
     names(sync, m=[1])
     stop = threading.Event()
-    thread = threading.Thread(target=sync.follow, args=(0.02, stop))
+    thread = threading.Thread(target=sync.follow, args=(0.02, stop.wait))
     thread.start()
     try:
         until(lambda: "not published" in caplog.text)
@@ -221,7 +221,8 @@ def test_the_command_once_and_until_sigterm(sync, shelf, saved_model, prefix):
     try:
         names(sync, m=[1, 2])
         until(lambda: on_disk(sync) == ["m/1", "m/2"], 60)
-        process.terminate()
+        for _ in range(200):  # impatient, or two who mean the same
+            process.terminate()
         assert process.wait(20) == 0
     finally:
         process.kill()
