@@ -16,7 +16,9 @@ from airflow_ml.serving.protos.messages import (
     SignatureDef,
     SignatureDefMap,
 )
+from airflow_ml.serving.protos.tensors import StandsForMore
 from airflow_ml.serving.server.core import Core
+from airflow_ml.serving.server.pace import SMALL_BYTES
 from airflow_ml.serving.server.servable import Servable
 from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
 
@@ -66,7 +68,8 @@ def measured(core: Core, model: str, api: str, entrypoint: str) -> Iterator[None
 def predict_together(core: Core, requests: Sequence[Any]) -> list[Any]:
     """Answer several ``PredictRequest`` of one ``ModelSpec``: each answer, or the error in its place.
 
-    What does not fit together, or fails together, is asked one by one: nobody's mistake is another's.
+    What does not fit together, or fails together, is asked one by one: nobody's mistake is another's. What would become
+    large is left to the caller, as `StandsForMore`.
 
     Raises:
         StatusError: no such model, version or label.
@@ -84,8 +87,8 @@ def predict_together(core: Core, requests: Sequence[Any]) -> list[Any]:
 
 def _or_error(servable: Servable, request: Any) -> Any:
     try:
-        return servable.predict(request)
-    except StatusError as error:
+        return servable.predict(request, SMALL_BYTES)
+    except (StatusError, StandsForMore) as error:
         return error
 
 

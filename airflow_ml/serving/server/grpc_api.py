@@ -10,17 +10,21 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
 
 from airflow_ml.serving.protos.messages import METHODS
+from airflow_ml.serving.protos.tensors import StandsForMore
 from airflow_ml.serving.server import api
 from airflow_ml.serving.server.batching import Batcher
 from airflow_ml.serving.server.core import Core
 from airflow_ml.serving.server.flags import Flags, channel_arguments
 from airflow_ml.serving.server.http_body import LARGEST
 from airflow_ml.serving.server.options import Tls, tls
+from airflow_ml.serving.server.pace import SMALL_BYTES
+from airflow_ml.serving.server.servable import Servable
 from airflow_ml.serving.server.status import of_exception
 
 _PREDICT = "/tensorflow.serving.PredictionService/Predict"
@@ -103,6 +107,7 @@ class GrpcServer:
     def _inference(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         core, infer = self._core, api.INFERENCES[method]
         batcher = self._batcher if method == "Predict" else None
+        at_once = partial(Servable.predict, most=SMALL_BYTES) if method == "Predict" else infer
 
         async def answer(request: Any, _: Any) -> Any:
             if batcher is not None:
@@ -110,10 +115,13 @@ class GrpcServer:
             spec = api.spec_of(request)
             with api.measured(core, spec.name, method, "GRPC"):
                 loan = core.lend(spec)
-                if not loan.quick(request.ByteSize()):
-                    return await asyncio.wrap_future(loan.run(lambda: infer(loan.servable, request)))
-                with loan as servable:
-                    return infer(servable, request) if batcher is None else await batcher.predict(request)
+                if loan.quick(request.ByteSize()):
+                    try:
+                        with loan as servable:
+                            return at_once(servable, request) if batcher is None else await batcher.predict(request)
+                    except StandsForMore:  # few bytes, of which much is made
+                        loan = core.lend(spec)
+                return await asyncio.wrap_future(loan.run(lambda: infer(loan.servable, request)))
 
         return answer
 

@@ -13,7 +13,14 @@ from airflow_ml.serving.protos.messages import (
     PredictResponse,
     RegressionResponse,
 )
-from airflow_ml.serving.protos.tensors import numpy_type, tensorflow_name, to_field_proto, to_numpy
+from airflow_ml.serving.protos.tensors import (
+    MOST_BYTES,
+    StandsForMore,
+    numpy_type,
+    tensorflow_name,
+    to_field_proto,
+    to_numpy,
+)
 from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE, SavedModel, Signature
 from airflow_ml.serving.server import inference
 from airflow_ml.serving.server.inference import CLASSIFY, REGRESS
@@ -54,11 +61,16 @@ class Servable:
         """The signature of that name, ``serving_default`` if empty."""
         return self._model.signatures.get(name or DEFAULT_SIGNATURE)
 
-    def predict(self, request: Any) -> Any:
+    def predict(self, request: Any, most: int = MOST_BYTES) -> Any:
         """Answer a ``PredictRequest``.
+
+        Args:
+            request: The message.
+            most: What may be made of a value that stands for the rest of a tensor, in bytes.
 
         Raises:
             StatusError: the request does not fit the signature, or TensorFlow failed on it.
+            StandsForMore: it would have to become larger than `most`.
         """
         spec = request.model_spec
         signature = self.signature(spec.signature_name)
@@ -70,9 +82,8 @@ class Servable:
         wanted = tuple(request.output_filter)
         _check_names(signature, request.inputs)
         _check_outputs(signature, wanted)
-        return self._response(
-            spec, self.run(spec.name, "Predict", _arrays(signature, request.inputs), signature, wanted)
-        )
+        arrays = _arrays(signature, request.inputs, most)
+        return self._response(spec, self.run(spec.name, "Predict", arrays, signature, wanted))
 
     def predict_together(self, requests: Sequence[Any]) -> list[Any] | None:
         """Answer several ``PredictRequest`` of one signature and filter by one call; ``None`` if they do not fit.
@@ -228,7 +239,7 @@ def _check_outputs(signature: Signature, outputs: Sequence[str]) -> None:
             raise invalid(f"duplicate output tensor alias: {name}")
 
 
-def _arrays(signature: Signature, protos: Mapping[str, Any]) -> dict[str, Array]:
+def _arrays(signature: Signature, protos: Mapping[str, Any], most: int) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for index, (name, info) in enumerate(signature.inputs.items()):
         proto = protos[name]
@@ -240,7 +251,9 @@ def _arrays(signature: Signature, protos: Mapping[str, Any]) -> dict[str, Array]
         if numpy_type(info.data_type) is None:
             raise StatusError(Code.UNIMPLEMENTED, f"input {name} is of type {tensorflow_name(info.data_type)}")
         try:
-            arrays[name] = to_numpy(proto)
+            arrays[name] = to_numpy(proto, most)
+        except StandsForMore:
+            raise
         except ValueError as error:
             raise invalid(f"tensor parsing error: {name}") from error
     return arrays
