@@ -53,13 +53,19 @@ def example_array(examples: Sequence[bytes]) -> Array:
     return array
 
 
-def check(signature: Signature, method: str) -> tuple[str, ...]:
+def check(signature: Signature, method: str, named: bool) -> tuple[str, ...]:
     """The outputs to ask for.
+
+    Args:
+        signature: Of the model.
+        method: `CLASSIFY` or `REGRESS`.
+        named: Whether the signature must also be declared as one of this method. TensorFlow 2 declares all its
+            signatures as ``predict``, whatever they are made for.
 
     Raises:
         StatusError: the signature is not of this method, or not made as the method wants it.
     """
-    if signature.method != method:
+    if named and signature.method != method:
         raise invalid(f"Expected {_KIND[method]} signature method_name to be {method}. Was: {signature.method}")
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")

@@ -23,6 +23,7 @@ from airflow_ml.serving.protos.tensors import (
 )
 from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE, SavedModel, Signature
 from airflow_ml.serving.server import inference
+from airflow_ml.serving.server.flags import Flags
 from airflow_ml.serving.server.inference import CLASSIFY, REGRESS
 from airflow_ml.serving.server.metrics import Metrics
 from airflow_ml.serving.server.pace import Pace
@@ -40,19 +41,22 @@ class Servable:
 
     Args:
         path: The version's folder.
+        number: Its version, which goes into answers.
         metrics: Where the time in TensorFlow is counted.
+        flags: Which graph of the SavedModel is served, and how strictly.
 
     Attributes:
-        number: Its version, which goes into answers.
+        number: Its version.
         pace: How quick it is.
 
     Raises:
         ServingError: TensorFlow cannot load it.
     """
 
-    def __init__(self, path: Path, number: int, metrics: Metrics) -> None:
-        self._model = SavedModel(path)
+    def __init__(self, path: Path, number: int, metrics: Metrics, flags: Flags) -> None:
+        self._model = SavedModel(path, tags=flags.saved_model_tags.split(","))
         self._metrics = metrics
+        self._named = flags.enable_signature_method_name_check
         self.number = number
         self.pace = Pace()
         self.signature_defs = self._model.signature_defs
@@ -143,10 +147,8 @@ class Servable:
                 raise invalid(f"Requested signature not found in model graph: {name}")
             if task.method_name not in (CLASSIFY, REGRESS):
                 raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-            inference.check(signature, task.method_name)
+            inference.check(signature, task.method_name, self._named)
             tasks.append((task, signature))
-        if len({info.tensor for _, signature in tasks for info in signature.inputs.values()}) > 1:
-            raise invalid("Input tensor must be the same for all Signatures.")
         examples = inference.examples_of(request.input)
         response = MultiInferenceResponse()
         for task, signature in tasks:
@@ -164,7 +166,7 @@ class Servable:
         signature = self.signature(spec.signature_name)
         if signature is None:
             raise invalid(f"No signature was found with the name: {spec.signature_name or DEFAULT_SIGNATURE}")
-        inference.check(signature, method)
+        inference.check(signature, method, self._named)
         examples = inference.examples_of(request.input)
         return self._run_examples(spec.name, api, signature, method, examples), len(examples)
 
@@ -175,7 +177,7 @@ class Servable:
         self._metrics.examples.observe(len(examples), model)
         self._metrics.examples_total.add(model, by=len(examples))
         inputs = {name: inference.example_array(examples)}
-        return self.run(model, api, inputs, signature, inference.check(signature, method))
+        return self.run(model, api, inputs, signature, inference.check(signature, method, self._named))
 
     def run(
         self, model: str, api: str, inputs: Mapping[str, Array], signature: Signature, outputs: Sequence[str] = ()
