@@ -80,6 +80,21 @@ def numpy_type(data_type: int) -> str | None:
     return "object" if data_type == STRING else _NUMPY_OF.get(data_type)
 
 
+def number_of(numpy_type: Any) -> int:
+    """The ``DataType`` number of what numpy takes for a type; of strings for what is no number.
+
+    Raises:
+        TypeError: it has none.
+    """
+    import numpy as np
+
+    dtype = np.dtype(numpy_type)
+    number = STRING if dtype.kind in "OUS" else _number_of(dtype)
+    if number is None:
+        raise TypeError(f"{dtype} has no counterpart in TensorFlow")
+    return number
+
+
 def to_proto(array: np.ndarray[Any, Any]) -> Any:
     """``array`` as a ``TensorProto``; see `fill`."""
     proto = TensorProto()

@@ -52,6 +52,7 @@ class Flags:
     enable_signature_method_name_check: bool = _flag(
         False, "classify and regress only by signatures that are declared so, as TensorFlow 2 does not"
     )
+    prefer_tflite_model: bool = _flag(False, "serve model.tflite where a version has one, else saved_model.pb")
 
 
 #: What is taken so that a command line of TF Serving starts here, and has no meaning here.

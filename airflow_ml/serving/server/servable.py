@@ -29,6 +29,7 @@ from airflow_ml.serving.server.metrics import Metrics
 from airflow_ml.serving.server.pace import Pace
 from airflow_ml.serving.server.stacking import split, stacked
 from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
+from airflow_ml.serving.tflite_model import FILE, TfLiteModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -54,7 +55,11 @@ class Servable:
     """
 
     def __init__(self, path: Path, number: int, metrics: Metrics, flags: Flags) -> None:
-        self._model = SavedModel(path, tags=flags.saved_model_tags.split(","))
+        self._model: SavedModel | TfLiteModel
+        if flags.prefer_tflite_model and (path / FILE).is_file():
+            self._model = TfLiteModel(path)
+        else:
+            self._model = SavedModel(path, tags=flags.saved_model_tags.split(","))
         self._metrics = metrics
         self._named = flags.enable_signature_method_name_check
         self.number = number
