@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from airflow_ml.serving.errors import AnswerUnreadable
+from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -128,8 +129,11 @@ class Call(Generic[T]):
 class Speaker(Protocol):
     """Arguments as calls, in one protocol."""
 
-    def predict(self, target: Target, columns: Mapping[str, Array]) -> Call[Prediction]:
-        """Ask a model."""
+    def predict(
+        self, target: Target, columns: Mapping[str, Array], signature: str = DEFAULT_SIGNATURE,
+        outputs: Sequence[str] = (),
+    ) -> Call[Prediction]:  # fmt: skip
+        """Ask a model by one of its signatures, for some of its outputs; for all if none are named."""
 
     def status(self, target: Target) -> Call[list[VersionStatus]]:
         """Ask for the states of a model's versions, or of one."""
@@ -164,8 +168,12 @@ class Patience:
         return None if self._attempt > RETRIES or time.monotonic() + pause >= self._end else pause
 
 
-def arrays_of(columns: Columns) -> dict[str, Array]:
-    """Columns as they are sent: floats as float32, whole numbers as int64, objects as text."""
+def arrays_of(columns: Columns, as_given: bool = False) -> dict[str, Array]:
+    """Columns as they are sent: floats as float32, whole numbers as int64, objects as text; or in their own types."""
+    if as_given:
+        import numpy as np
+
+        return {name: np.asarray(values) for name, values in columns.items()}
     return {name: _array(values) for name, values in columns.items()}
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
@@ -28,6 +29,7 @@ from airflow_ml.serving.calls import (
     arrays_of,
 )
 from airflow_ml.serving.errors import ServerUnreachable
+from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE
 from airflow_ml.serving.security import Security
 
 if TYPE_CHECKING:
@@ -85,7 +87,8 @@ class Client(_Connected[Transport]):
 
     def predict(
         self, model: str, columns: Columns, *, version: int | None = None, label: str | None = None,
-        deadline: float | None = None,
+        deadline: float | None = None, signature: str = DEFAULT_SIGNATURE, outputs: Sequence[str] = (),
+        as_given: bool = False,
     ) -> Prediction:  # fmt: skip
         """Ask a model.
 
@@ -95,14 +98,18 @@ class Client(_Connected[Transport]):
             version: This version, or
             label: the version with this label; neither means the newest that is loaded.
             deadline: In place of the client's.
+            signature: The entry point.
+            outputs: Names of the wanted outputs; all if empty.
+            as_given: Send arrays in their own types, for a model that takes, say, int32 or float64.
 
         Raises:
-            RequestRefused: the columns do not fit, or the label is unknown.
+            RequestRefused: the columns do not fit, or the label, the signature or an output is unknown.
             ModelNotServed: the model or version is not there.
             ServerUnreachable: nobody answered, three retries included.
             ServingTimeout: no answer in time.
         """
-        return self._ask(self._speaker.predict(Target(model, version, label), arrays_of(columns)), deadline)
+        target, arrays = Target(model, version, label), arrays_of(columns, as_given)
+        return self._ask(self._speaker.predict(target, arrays, signature, outputs), deadline)
 
     def status(self, model: str, version: int | None = None, *, label: str | None = None) -> list[VersionStatus]:
         """The versions of a model that the server knows, newest first; of one version if given.
@@ -167,10 +174,12 @@ class AsyncClient(_Connected[AsyncTransport]):
 
     async def predict(
         self, model: str, columns: Columns, *, version: int | None = None, label: str | None = None,
-        deadline: float | None = None,
+        deadline: float | None = None, signature: str = DEFAULT_SIGNATURE, outputs: Sequence[str] = (),
+        as_given: bool = False,
     ) -> Prediction:  # fmt: skip
         """As `Client.predict`."""
-        return await self._ask(self._speaker.predict(Target(model, version, label), arrays_of(columns)), deadline)
+        target, arrays = Target(model, version, label), arrays_of(columns, as_given)
+        return await self._ask(self._speaker.predict(target, arrays, signature, outputs), deadline)
 
     async def status(self, model: str, version: int | None = None, *, label: str | None = None) -> list[VersionStatus]:
         """As `Client.status`."""

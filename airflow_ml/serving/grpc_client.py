@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
@@ -52,10 +52,14 @@ class GrpcSpeaker:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def predict(self, target: Target, columns: Mapping[str, np.ndarray[Any, Any]]) -> Call[Prediction]:
-        """``Predict`` with the default signature."""
+    def predict(
+        self, target: Target, columns: Mapping[str, np.ndarray[Any, Any]], signature: str = DEFAULT_SIGNATURE,
+        outputs: Sequence[str] = (),
+    ) -> Call[Prediction]:  # fmt: skip
+        """``Predict``."""
         request = PredictRequest(model_spec=_spec(target))
-        request.model_spec.signature_name = DEFAULT_SIGNATURE
+        request.model_spec.signature_name = signature
+        request.output_filter.extend(outputs)
         for name, column in columns.items():
             fill(column, request.inputs[name])
         return Call("Predict", request, _prediction, target.at(self._address))

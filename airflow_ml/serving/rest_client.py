@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote, urlsplit
 
@@ -46,18 +46,22 @@ class RestSpeaker:
     def __init__(self, address: str) -> None:
         self._address = address
 
-    def predict(self, target: Target, columns: Mapping[str, np.ndarray[Any, Any]]) -> Call[Prediction]:
-        """In column format, with the default signature."""
+    def predict(
+        self, target: Target, columns: Mapping[str, np.ndarray[Any, Any]], signature: str = DEFAULT_SIGNATURE,
+        outputs: Sequence[str] = (),
+    ) -> Call[Prediction]:  # fmt: skip
+        """In column format. TF Serving always gives all outputs over REST: what is not wanted is dropped here."""
         inputs = {
             name: as_text_list(column) if column.dtype.kind in "OUS" else column.tolist()
             for name, column in columns.items()
         }
-        body = json.dumps({"signature_name": DEFAULT_SIGNATURE, "inputs": inputs})  # NaN as TF Serving reads it
+        body = json.dumps({"signature_name": signature, "inputs": inputs})  # NaN as TF Serving reads it
+        where = target.at(self._address)
         return Call(
             f"POST {_path(target)}:predict",
             body,
-            lambda answer: _prediction(answer, target.version),
-            target.at(self._address),
+            lambda answer: _prediction(answer, target.version, outputs, where),
+            where,
         )
 
     def status(self, target: Target) -> Call[list[VersionStatus]]:
@@ -154,12 +158,15 @@ def answer_of(status: int, content: bytes, where: str) -> Any:
     return answer
 
 
-def _prediction(answer: Any, version: int | None) -> Prediction:
+def _prediction(answer: Any, version: int | None, wanted: Sequence[str], where: str) -> Prediction:
     import numpy as np
 
     outputs = answer["outputs"]
-    named = outputs if isinstance(outputs, dict) else {"probability": outputs}
-    arrays = {name: np.asarray(values) for name, values in named.items()}
+    named = outputs if isinstance(outputs, dict) else {wanted[0] if wanted else "probability": outputs}
+    for name in wanted:
+        if name not in named:
+            raise serving_error("INVALID_ARGUMENT", f"output tensor alias not found in signature: {name}", where)
+    arrays = {name: np.asarray(named[name]) for name in wanted or named}
     return Prediction(
         {name: array.astype(np.float32) if array.dtype.kind == "f" else array for name, array in arrays.items()},
         version,

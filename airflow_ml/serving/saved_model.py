@@ -58,6 +58,7 @@ class SavedModel:
     Args:
         path: Folder with ``saved_model.pb``.
         threads: Threads for the operators of one call; 0 lets TensorFlow choose.
+        tags: Which of its graphs.
 
     Attributes:
         signatures: Entry points by name.
@@ -67,7 +68,7 @@ class SavedModel:
         ServingError: the folder is not a SavedModel, or TensorFlow cannot load it.
     """
 
-    def __init__(self, path: Path | str, threads: int = 0) -> None:
+    def __init__(self, path: Path | str, threads: int = 0, tags: Sequence[str] = ("serve",)) -> None:
         self._runtime = runtime = graph_runtime()
         self.path = Path(path)
         self._session = runtime.session(
@@ -75,7 +76,7 @@ class SavedModel:
             config=runtime.config(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads),
         )
         try:
-            meta = runtime.load(self._session, ["serve"], str(path))
+            meta = runtime.load(self._session, list(tags), str(path))
         except Exception as error:  # TensorFlow raises OSError, its own tree, and protobuf's
             self._session.close()
             first = next(iter(str(error).strip().splitlines()), type(error).__name__)

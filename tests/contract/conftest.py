@@ -8,7 +8,7 @@ import pytest
 from airflow_ml.serving.client import Client, connect
 from airflow_ml.serving.deployment import ModelConfigFile, publish
 from airflow_ml.serving.sandbox import RunningServer, model_server
-from tests.support.saved_models import half_plus_two, slow
+from tests.support.saved_models import half_plus_two, kinds, slow
 from tests.unit.serving.exported import exported, other
 
 __all__ = ["exported", "other"]
@@ -21,7 +21,10 @@ LIMIT = 1_000_000
 
 @dataclass(frozen=True)
 class Asked:
-    """A running server: models ``m`` (version 3, label ``stable``), ``half`` (123, label ``stable``), ``slow`` (1)."""
+    """A running server.
+
+    Its models: ``m`` (version 3, label ``stable``), ``half`` (123, label ``stable``), ``slow`` (1) and ``kinds`` (1).
+    """
 
     running: RunningServer
     socket: str
@@ -48,11 +51,12 @@ def server(exported, tmp_path_factory):
         "m": (exported.path, 3),
         "half": (half_plus_two(folder / "half"), 123),
         "slow": (slow(folder / "slow"), 1),
+        "kinds": (kinds(folder / "kinds"), 1),
     }
     for model, (path, version) in made.items():
         publish(path, base, model, version)
         config.ensure_versions(model, [version])
-        if model != "slow":
+        if model in ("m", "half"):
             config.set_label(model, "stable", version)
     monitoring = folder / "monitoring.config"
     monitoring.write_text('prometheus_config { enable: true, path: "/metrics" }')

@@ -4,12 +4,13 @@ import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
+import grpc
 import numpy as np
 import pytest
 
 from airflow_ml.serving.client import connect_async
 from airflow_ml.serving.errors import ModelNotServed, RequestRefused
-from airflow_ml.serving.protos.messages import ModelSpec, PredictRequest
+from airflow_ml.serving.protos.messages import ModelSpec, PredictRequest, PredictResponse, TensorProto
 from airflow_ml.serving.server import config
 from airflow_ml.serving.server.batching import MOST, Batcher
 from airflow_ml.serving.server.core import Core
@@ -23,13 +24,30 @@ from tests.support.saved_models import half_plus_two
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
+_ANY_LENGTH = [("grpc.max_receive_message_length", -1)]
+
 
 @pytest.fixture(scope="module")
-def batching(tmp_path_factory):
+def batching(half):
     """A server in this process that runs requests together, with ``half`` in it."""
+    yield from serving(half, together=True)
+
+
+@pytest.fixture(scope="module", params=[False, True], ids=["each", "together"])
+def either(half, request):
+    """A server that runs requests each by itself, and one that runs them together."""
+    yield from serving(half, together=request.param)
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory):
     base = tmp_path_factory.mktemp("batching") / "half"
     half_plus_two(base / "1")
-    flags = Flags(port=0, enable_batching=True, file_system_poll_wait_seconds=0)
+    return base
+
+
+def serving(base, together):
+    flags = Flags(port=0, enable_batching=together, file_system_poll_wait_seconds=0)
     core = Core(flags)
     core.reload(config.single("half", str(base)), timeout=WAIT)
     server = GrpcServer(core, flags)
@@ -100,6 +118,34 @@ def test_a_mistake_is_only_its_own(batching):
     assert errors == [RequestRefused, RequestRefused, ModelNotServed]
     values = [float(answer.outputs["y"][0]) for answer in answers if not isinstance(answer, Exception)]
     assert values == [n / 2 + 2 for n in range(60)]
+
+
+def test_what_is_made_of_few_bytes_is_not_made_where_requests_arrive(either, monkeypatch):
+    url, core = either
+    threads = []
+    real = Servable.run
+
+    def noted(self, *args):
+        threads.append(threading.current_thread().name)
+        return real(self, *args)
+
+    async def asked(count):
+        request = PredictRequest(model_spec={"name": "half"})
+        request.inputs["x"].CopyFrom(TensorProto(dtype=1, float_val=[2.0]))
+        request.inputs["x"].tensor_shape.dim.add(size=count)
+        async with grpc.aio.insecure_channel(url.removeprefix("grpc://"), options=_ANY_LENGTH) as channel:
+            call = channel.unary_unary(
+                "/tensorflow.serving.PredictionService/Predict",
+                request_serializer=PredictRequest.SerializeToString,
+                response_deserializer=PredictResponse.FromString,
+            )
+            async with connect_async(url, deadline=60) as client:
+                await until_quick(client, core)
+            monkeypatch.setattr(Servable, "run", noted)
+            return (await call(request, timeout=60)).outputs["y"].float_val
+
+    assert set(asyncio.run(asked(2_000_000))) == {3.0}
+    assert threads[0].startswith("version")
 
 
 class Held:

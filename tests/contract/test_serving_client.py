@@ -84,6 +84,20 @@ def test_a_version_is_asked_by_number_or_label(client, ask, target):
     assert prediction.version == (3 if client.address.startswith("grpc") else target.get("version"))
 
 
+def test_another_signature_some_outputs_and_other_types(client):
+    columns = {"n": np.array([1], dtype=np.int32), "d": np.array([0.5], dtype=np.float64)}
+    found = client.predict("kinds", columns, signature="numbers", as_given=True).outputs
+    assert {name: values.tolist() for name, values in found.items()} == {"n": [2], "d": [1.5]}
+    found = client.predict("kinds", columns, signature="numbers", outputs=["n"], as_given=True).outputs
+    assert {name: values.tolist() for name, values in found.items()} == {"n": [2]}
+    found = client.predict("kinds", {"x": [[2.0]]}, outputs=["y"]).outputs
+    assert {name: values.tolist() for name, values in found.items()} == {"y": [[2.0]]}
+    with pytest.raises(RequestRefused, match="output tensor alias not found in signature: nope"):
+        client.predict("kinds", columns, signature="numbers", outputs=["nope"], as_given=True)
+    with pytest.raises(RequestRefused, match="nowhere"):
+        client.predict("kinds", columns, signature="nowhere", as_given=True)
+
+
 def test_status_and_metadata(client):
     (status,) = client.status("m")
     assert (status.version, status.state, status.error_code, status.failed) == (3, "AVAILABLE", "OK", False)

@@ -5,15 +5,19 @@ The model and most of what is asked are those of the tests of ``tensorflow_model
 
 import base64
 import gzip
+import re
 
 import grpc
 import pytest
 import requests
 
 from airflow_ml.serving.engines import tensorflow
+from airflow_ml.serving.saved_model import Signature, TensorInfo
+from airflow_ml.serving.server.inference import CLASSIFY, REGRESS, check
+from airflow_ml.serving.server.status import StatusError
 from tests.contract.conftest import LIMIT
 
-tensorflow()
+tf = tensorflow()
 
 from tensorflow_serving.apis import (  # noqa: E402
     classification_pb2,
@@ -81,8 +85,29 @@ def test_multi_inference(stub):
     assert [result.model_spec.version.value for result in answer.results] == [123, 123]
 
 
+def test_signatures_of_tensorflow_2_which_are_all_declared_as_predict(stub):
+    answer = stub.Regress(asking(regression_pb2.RegressionRequest(), "regress_x_to_y", "kinds"), timeout=20)
+    assert [entry.value for entry in answer.result.regressions] == [3.0]
+    answer = stub.Classify(asking(classification_pb2.ClassificationRequest(), "classify_x_to_y", "kinds"), timeout=20)
+    assert answer.result.classifications[0].classes[0].score == 3.0
+    both = tasks(("regress", "regress_x_to_y"), ("classify", "classify_x_to_y"), model="kinds")
+    answer = stub.MultiInference(both, timeout=20)
+    assert answer.results[0].regression_result.regressions[0].value == 3.0
+    assert answer.results[1].classification_result.classifications[0].classes[0].score == 3.0
+    assert [result.model_spec.signature_name for result in answer.results] == ["regress_x_to_y", "classify_x_to_y"]
+
+
+@pytest.mark.parametrize(("method", "kind"), [(CLASSIFY, "classification"), (REGRESS, "regression")])
+def test_the_declared_method_is_checked_where_that_is_asked_for(method, kind):
+    info = TensorInfo("inputs", "inputs:0", 7, (-1,))
+    made_for = Signature("s", "tensorflow/serving/predict", {"inputs": info}, {"scores": info})
+    says = f"Expected {kind} signature method_name to be {method}. Was: tensorflow/serving/predict"
+    with pytest.raises(StatusError, match=re.escape(says)):
+        check(made_for, method, named=True)
+
+
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
-WRONG_METHOD = "Expected {} signature method_name to be tensorflow/serving/{}. Was: tensorflow/serving/{}"
+UNFIT = grpc.StatusCode.FAILED_PRECONDITION
 
 
 @pytest.mark.parametrize(
@@ -90,10 +115,10 @@ WRONG_METHOD = "Expected {} signature method_name to be tensorflow/serving/{}. W
     [
         ("Regress", asking(regression_pb2.RegressionRequest(), "none"), INVALID,
          "No signature was found with the name: none"),
-        ("Regress", asking(regression_pb2.RegressionRequest(), "classify_x_to_y"), INVALID,
-         WRONG_METHOD.format("regression", "regress", "classify")),
-        ("Classify", asking(classification_pb2.ClassificationRequest()), INVALID,
-         WRONG_METHOD.format("classification", "classify", "predict")),
+        ("Regress", asking(regression_pb2.RegressionRequest(), "classify_x_to_y"), UNFIT,
+         "No regression outputs found in SignatureDef: classify_x_to_y"),
+        ("Classify", asking(classification_pb2.ClassificationRequest()), UNFIT,
+         "No classification inputs found in SignatureDef: serving_default"),
         ("Classify", asking(classification_pb2.ClassificationRequest(), "classify_x_to_y", x=()), INVALID,
          "Input is empty."),
         ("Classify", asking(classification_pb2.ClassificationRequest(), model="nobody"), MISSING,
@@ -126,6 +151,30 @@ def test_a_shape_that_the_graph_can_take_is_taken(stub, shape):
     answer = stub.Predict(request, timeout=20)
     assert list(answer.outputs["y"].float_val) == [3.0]
     assert [dim.size for dim in answer.outputs["y"].tensor_shape.dim] == list(shape)
+
+
+def test_rarer_types(stub):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "kinds", "rare"
+    for name, dtype in (("h", tf.float16), ("b", tf.bfloat16), ("c", tf.complex64)):
+        request.inputs[name].CopyFrom(tf.make_tensor_proto([1.5, 2.0], dtype=dtype))
+    outputs = stub.Predict(request, timeout=20).outputs
+    for name in "hbc":
+        assert outputs[name].dtype == request.inputs[name].dtype
+        assert tf.make_ndarray(outputs[name]).tolist() == [3.0, 4.0]
+
+
+@pytest.mark.parametrize("sizes", [(400_000_000,), (10**10,), (2**62, 2**62)])
+def test_few_bytes_that_claim_to_be_many_are_refused_at_once(stub, sizes):
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name = "half"
+    request.inputs["x"].dtype = 1
+    request.inputs["x"].float_val.append(2.0)
+    for size in sizes:
+        request.inputs["x"].tensor_shape.dim.add(size=size)
+    with pytest.raises(grpc.RpcError) as refused:
+        stub.Predict(request, timeout=20)
+    assert (refused.value.code(), refused.value.details()) == (INVALID, "tensor parsing error: x")
 
 
 def test_over_a_unix_socket(server):

@@ -16,11 +16,14 @@ from airflow_ml.serving.deployment import ModelConfigFile, publish
 from airflow_ml.serving.protos.messages import GetModelStatusRequest, PredictRequest
 from airflow_ml.serving.protos.tensors import to_numpy, to_proto
 from airflow_ml.serving.server import api, config
-from airflow_ml.serving.server.core import Core
+from airflow_ml.serving.server.__main__ import _poll_config
+from airflow_ml.serving.server.core import Core, NotAvailable
 from airflow_ml.serving.server.flags import Flags
 from airflow_ml.serving.server.launch import base_flags
+from airflow_ml.serving.server.loading import load
 from airflow_ml.serving.server.rest_api import Rest
 from airflow_ml.serving.server.status import Code, StatusError
+from airflow_ml.serving.server.stopping import Stop
 from tests.contract.conftest import WAIT
 from tests.support.saved_models import SLOW_S, half_plus_two, slow
 from tests.support.serving_waits import wait_available
@@ -72,6 +75,13 @@ def asked(core, model, version=None, x=2.0):
     return float(to_numpy(response.outputs["y"])[0]), response.model_spec.version.value
 
 
+def asks(core, model):
+    try:
+        return asked(core, model)[0]
+    except StatusError:
+        return None
+
+
 def states(core, model):
     request = GetModelStatusRequest()
     request.model_spec.name = model
@@ -102,6 +112,51 @@ def test_a_corrupt_version_leaves_the_one_before(served, two):
         asked(core, "m", 3)
     assert missing.value.code is Code.NOT_FOUND
     assert states(core, "m")[1] == (AVAILABLE, 0)
+
+
+def test_a_load_that_fails_has_tensorflows_own_code_and_words(served, two):
+    core, folder = served
+    for name in ("corrupt", "empty"):
+        publish(two, folder, name, 1)
+    (folder / "corrupt" / "1" / "saved_model.pb").write_bytes(b"not a graph")
+    (folder / "empty" / "1" / "saved_model.pb").unlink()
+    publish(two, folder, "weightless", 1)
+    (folder / "weightless" / "1" / "variables" / "variables.data-00000-of-00001").unlink()
+    with pytest.raises(NotAvailable) as failed:
+        loads(core, folder / "corrupt", folder / "empty", folder / "weightless")
+    says = str(failed.value)
+    assert f"DATA_LOSS: Can't parse {folder}/corrupt/1/saved_model.pb as binary proto" in says
+    assert "NOT_FOUND: Could not find SavedModel .pb or .pbtxt at supplied export directory path" in says
+    assert "{{name: weightless version: 1} due to error: NOT_FOUND: " in says
+    with pytest.raises(StatusError, match=r"matching supplied tags: \{ gpu serve \}"):
+        load(two, 1, core.metrics, Flags(saved_model_tags="gpu,serve"))
+
+
+def test_a_config_that_is_in_force_is_not_told_to_be_refused(served, two, tmp_path, caplog):
+    core, folder = served
+    publish(two, folder, "good", 1)
+    publish(two, folder, "bad", 1)
+    (folder / "bad" / "1" / "saved_model.pb").write_bytes(b"not a graph")
+    file, stop = tmp_path / "models.config", Stop()
+
+    def says(text, names):
+        entries = [f'config {{ name: "{name}" base_path: "{folder / name}" {text} }}' for name in names]
+        file.write_text(f"model_config_list {{ {' '.join(entries)} }}")
+
+    says('model_platform: "tensorflow"', ["good"])
+    flags = Flags(model_config_file=str(file), model_config_file_poll_wait_seconds=0.05)
+    polling = threading.Thread(target=_poll_config, args=(core, flags, stop))
+    polling.start()
+    try:
+        eventually(lambda: asks(core, "good") == 3.0)
+        says('model_platform: "tensorflow"', ["good", "bad"])
+        eventually(lambda: f"{file} is in force, but 1 model(s) did not become available" in caplog.text)
+        assert "keeping the old config" not in caplog.text
+        says("", ["good"])
+        eventually(lambda: f"keeping the old config; {file} is refused" in caplog.text)
+    finally:
+        stop.set()
+        polling.join()
 
 
 def test_a_corrupt_version_does_not_hold_up_the_load_of_others(served, two, three):

@@ -182,7 +182,12 @@ def test_rows_and_columns_over_http(server, ask):
         ("GET", "/v1/models/m:predict", None, 400),
         ("GET", "/v1/models/nobody", None, 404),
         ("GET", "/v1/models/nobody/metadata", None, 404),
-        ("GET", "/v1/models/m/labels/x", None, 400),
+        ("GET", "/v1/models/m/labels/x/metadata", None, 400),
+        ("PUT", "/v1/models/m:predict", b'{"inputs": {}}', 400),
+        ("DELETE", "/v1/models/m", None, 400),
+        ("OPTIONS", "/v1/models/m:predict", None, 400),
+        ("POST", "/v1/models/m:predict", b'{"signature_name": "\\ud800", "inputs": {}}', 400),
+        ("POST", "/v1/models/m:predict", b'{"inputs": {"carrier": ["\xed\xa0\x80"]}}', 400),
         ("GET", "/v1/models", None, 400),
     ],
 )
@@ -190,6 +195,25 @@ def test_http_errors_are_json_with_tf_servings_status(server, method, path, body
     answer = requests.request(method, server.rest + path, data=body, timeout=10)
     assert answer.status_code == status
     assert answer.json()["error"]
+
+
+def test_a_method_that_is_none_here(server):
+    answer = requests.put(f"{server.rest}/v1/models/m:predict", data=b"{}", timeout=10)
+    assert answer.json() == {"error": "Malformed request: PUT /v1/models/m:predict"}
+    answer = requests.head(f"{server.rest}/v1/models/m", timeout=10)
+    assert (answer.status_code, answer.content) == (400, b"")
+
+
+def test_outputs_of_no_values_have_their_shape(server):
+    url = f"{server.rest}/v1/models/kinds:predict"
+    assert requests.post(url, json={"instances": [[]]}, timeout=10).json() == {"predictions": [[]]}
+    assert requests.post(url, json={"inputs": [[], []]}, timeout=10).json() == {"outputs": [[], []]}
+
+
+def test_a_label_is_not_heeded_in_a_question_for_states(server):
+    """As TF Serving's own source has it."""
+    answer = requests.get(f"{server.rest}/v1/models/m/labels/nobody", timeout=10)
+    assert [entry["version"] for entry in answer.json()["model_version_status"]] == ["3"]
 
 
 def test_what_is_not_the_api_is_not_found(server):
@@ -317,7 +341,8 @@ def test_the_newest_version_is_followed_without_a_gap(tmp_path, exported, other)
         assert failures == 0
         shutil.rmtree(base / "m" / "2")
         eventually(lambda: answers(client, exported))
-        process.send_signal(signal.SIGTERM)
+        for _ in range(100):  # a second signal while the first is handled
+            process.send_signal(signal.SIGTERM)
         assert process.wait(15) == 0
 
 
@@ -356,7 +381,7 @@ def test_a_model_that_does_not_load_is_an_error_with_the_servers_words(tmp_path,
     broken = tmp_path / "broken"
     shutil.copytree(exported.path, broken)
     (broken / "saved_model.pb").write_bytes(b"not a graph")
-    with pytest.raises(ServingError, match="cannot load"), model_server(broken, timeout=WAIT):
+    with pytest.raises(ServingError, match=r"Can't parse .* as binary proto"), model_server(broken, timeout=WAIT):
         pass
     with pytest.raises(ServingError, match="neither a SavedModel"), model_server(tmp_path):
         pass
@@ -394,7 +419,13 @@ def test_a_start_that_cannot_be_says_why(tmp_path):
     assert "Failed to start server. Error: NOT_FOUND" in fails(f"--model_config_file={tmp_path}/none")
     broken = tmp_path / "broken.config"
     broken.write_text("model_config_list {")
-    assert "INVALID_ARGUMENT" in fails(f"--model_config_file={broken}")
+    says = fails(f"--model_config_file={broken}")
+    assert "INVALID_ARGUMENT" in says
+    assert f"Invalid protobuf file: '{broken}'" in says
+    assert "Error parsing text-format tensorflow.serving.ModelServerConfig" in says
+    base, batching = f"--model_base_path={tmp_path}", f"--batching_parameters_file={tmp_path}/none"
+    assert "set without setting server_options.enable_batching" in fails(base, batching)
+    assert "NOT_FOUND" in fails(base, batching, "--enable_batching")
     (tmp_path / "m" / "1").mkdir(parents=True)
     labelled = tmp_path / "labelled.config"
     labelled.write_text(

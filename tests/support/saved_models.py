@@ -1,4 +1,4 @@
-"""Small SavedModels made with TensorFlow itself: one with all three kinds of signature, and one that takes its time."""
+"""Small SavedModels made with TensorFlow itself: all kinds of signatures, rare types, and a slow one."""
 
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,54 @@ def half_plus_two(folder: Path, plus: float = 2.0) -> Path:
             },
         )
         builder.save()
+    return folder
+
+
+def kinds(folder: Path) -> Path:
+    """What TensorFlow 2 makes of its own: signatures that are all declared as ``predict``; and rarer types."""
+    from airflow_ml.serving.engines import tensorflow
+
+    tf = tensorflow()
+
+    def of(name: str, *shape: int | None, dtype: Any = tf.float32) -> Any:
+        return tf.function(input_signature=[tf.TensorSpec(shape, dtype, name=name)])
+
+    class Kinds(tf.Module):  # type: ignore[misc, name-defined]
+        def _x(self, examples: Any) -> Any:
+            return tf.io.parse_example(examples, {"x": tf.io.FixedLenFeature([1], tf.float32)})["x"]
+
+        @of("inputs", None, dtype=tf.string)
+        def regress(self, inputs: Any) -> dict[str, Any]:
+            return {"outputs": self._x(inputs) / 2 + 2}
+
+        @of("inputs", None, dtype=tf.string)
+        def classify(self, inputs: Any) -> dict[str, Any]:
+            return {"scores": self._x(inputs) / 2 + 2}
+
+        @of("x", None, None)
+        def matrix(self, x: Any) -> dict[str, Any]:
+            return {"y": x}
+
+        @tf.function(
+            input_signature=[tf.TensorSpec([None], tf.int32, name="n"), tf.TensorSpec([None], tf.float64, name="d")]
+        )
+        def numbers(self, n: Any, d: Any) -> dict[str, Any]:
+            return {"n": n + 1, "d": d + 1}
+
+        @tf.function(
+            input_signature=[
+                tf.TensorSpec([None], tf.float16, name="h"),
+                tf.TensorSpec([None], tf.bfloat16, name="b"),
+                tf.TensorSpec([None], tf.complex64, name="c"),
+            ]
+        )
+        def rare(self, h: Any, b: Any, c: Any) -> dict[str, Any]:
+            return {"h": h * 2, "b": b * 2, "c": c * 2}
+
+    module = Kinds()
+    signatures = {"serving_default": module.matrix, "regress_x_to_y": module.regress}
+    signatures |= {"classify_x_to_y": module.classify, "numbers": module.numbers, "rare": module.rare}
+    tf.saved_model.save(module, str(folder), signatures=signatures)
     return folder
 
 

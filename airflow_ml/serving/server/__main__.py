@@ -12,6 +12,7 @@ from typing import Any
 
 from airflow_ml.serving.server import flags as command_line
 from airflow_ml.serving.server.flags import Flags
+from airflow_ml.serving.server.stopping import Stop
 
 log = logging.getLogger("airflow_ml.serving.server")
 
@@ -27,20 +28,22 @@ def main(argv: Sequence[str]) -> int:
     """
     flags = command_line.parse(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
     from airflow_ml.serving.server import rest_api
     from airflow_ml.serving.server.core import Core
     from airflow_ml.serving.server.grpc_api import GrpcServer
+    from airflow_ml.serving.server.options import check_batching
     from airflow_ml.serving.server.status import of_exception
 
-    for name in command_line.unheeded(flags):
+    for name in command_line.unheeded(argv):
         log.warning("--%s is not heeded by this stand-in", name)
     core = Core(flags)
     rest, rest_port = None, 0
     try:
+        check_batching(flags)
         _start(core, flags, stop)
         if stop.is_set():
             core.close()
@@ -64,7 +67,7 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _start(core: Any, flags: Flags, stop: threading.Event) -> None:
+def _start(core: Any, flags: Flags, stop: Stop) -> None:
     """Load the first config. As with TF Serving, nobody is listened to before its models are there."""
     failed: list[BaseException] = []
 
@@ -89,11 +92,13 @@ def _read_config(flags: Flags) -> Any:
 
     if not flags.model_config_file:
         return config.single(flags.model_name, flags.model_base_path)
-    return config.parse(read_text(flags.model_config_file))
+    return config.parse(read_text(flags.model_config_file), flags.model_config_file)
 
 
-def _poll_config(core: Any, flags: Flags, stop: threading.Event) -> None:
+def _poll_config(core: Any, flags: Flags, stop: Stop) -> None:
     """Read the config file again and again until the server stops; a broken one leaves the old config."""
+    from airflow_ml.serving.server.core import NotAvailable
+
     if not flags.model_config_file or flags.model_config_file_poll_wait_seconds <= 0:
         stop.wait()
         return
@@ -102,6 +107,8 @@ def _poll_config(core: Any, flags: Flags, stop: threading.Event) -> None:
         try:
             core.reload(_read_config(flags), timeout=60)
             said = ""
+        except NotAvailable as error:  # which is said once: these models are not new any more
+            log.error("%s is in force, but %s", flags.model_config_file, error)
         except Exception as error:
             if str(error) != said:  # once, not every second
                 said = str(error)

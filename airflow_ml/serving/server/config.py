@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_ml.serving.protos.messages import ModelServerConfig
-from airflow_ml.serving.server.status import Code, StatusError, invalid
+from airflow_ml.serving.server.status import invalid
 
 
 @dataclass(frozen=True)
@@ -92,8 +92,12 @@ def _policy(policy: Any) -> VersionPolicy:
     return VersionPolicy("latest", latest=policy.latest.num_versions or 1)
 
 
-def parse(text: str) -> Any:
+def parse(text: str, path: str = "") -> Any:
     """A config file's text as ``ModelServerConfig``.
+
+    Args:
+        text: Its content.
+        path: Of the file, for the message.
 
     Raises:
         StatusError: it is not one.
@@ -103,8 +107,10 @@ def parse(text: str) -> Any:
     try:
         return text_format.Parse(text, ModelServerConfig())
     except text_format.ParseError as error:
-        raise StatusError(
-            Code.INVALID_ARGUMENT, f"Error parsing text-format {ModelServerConfig.DESCRIPTOR.full_name}: {error}"
+        # TF Serving's message has the path, and TensorFlow's log what is wrong
+        raise invalid(
+            f"Invalid protobuf file: '{path}': "
+            f"Error parsing text-format {ModelServerConfig.DESCRIPTOR.full_name}: {error}"
         ) from error
 
 

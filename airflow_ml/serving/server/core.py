@@ -14,44 +14,26 @@ import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from airflow_ml.serving.server import versions
 from airflow_ml.serving.server.config import ServedModel, models_of
 from airflow_ml.serving.server.flags import Flags
+from airflow_ml.serving.server.loading import Version, VersionStatus, load
 from airflow_ml.serving.server.loan import Loan
 from airflow_ml.serving.server.metrics import Metrics
-from airflow_ml.serving.server.servable import Servable
-from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
+from airflow_ml.serving.server.status import Code, StatusError, invalid
 from airflow_ml.serving.server.versions import State
-from airflow_ml.serving.server.warmup import warm_up
 
 log = logging.getLogger(__name__)
 
 _LOADERS = 2
-_THREADS_OF_A_VERSION = 8
 
 
-@dataclass(frozen=True)
-class VersionStatus:
-    """Where a version stands, and what went wrong."""
-
-    state: State
-    code: Code = Code.OK
-    message: str = ""
-
-
-class _Version:
-    """A version that is being loaded, served or unloaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.status = VersionStatus(State.START)
-        self.servable: Servable | None = None
-        self.borrowers = 0
-        self.pool = ThreadPoolExecutor(_THREADS_OF_A_VERSION, thread_name_prefix="version")  # threads start when used
+class NotAvailable(StatusError):
+    """A new configuration is in force, but not all of its new models are available."""
 
 
 class Core:
@@ -72,7 +54,7 @@ class Core:
         self._reloading = threading.Lock()
         self._models: dict[str, ServedModel] = {}
         self._labels: dict[str, dict[str, int]] = {}
-        self._versions: dict[str, dict[int, _Version]] = {}
+        self._versions: dict[str, dict[int, Version]] = {}
         self._aspired: dict[str, set[int]] = {}
         self._empty: set[str] = set()
         self._history: dict[str, dict[int, VersionStatus]] = {}
@@ -92,7 +74,8 @@ class Core:
             timeout: The longest wait for new models, in seconds.
 
         Raises:
-            StatusError: the config is refused and the old one stays; or a new model did not become available.
+            NotAvailable: the config is in force, but a new model did not become available.
+            StatusError: the config is refused, and the old one stays.
         """
         with self._reloading:
             if not config.WhichOneof("config"):
@@ -144,9 +127,9 @@ class Core:
                 for number, version in self._versions.get(name, {}).items()
             ]
         if not done:
-            raise StatusError(Code.DEADLINE_EXCEEDED, f"models did not load in time: {', '.join(missing)}")
+            raise NotAvailable(Code.DEADLINE_EXCEEDED, f"models did not load in time: {', '.join(missing)}")
         if missing:
-            raise StatusError(Code.UNKNOWN, f"{len(missing)} model(s) did not become available: {{{''.join(failed)}}}")
+            raise NotAvailable(Code.UNKNOWN, f"{len(missing)} model(s) did not become available: {{{''.join(failed)}}}")
 
     # --- versions -----------------------------------------------------------------------------------------------------
 
@@ -199,20 +182,19 @@ class Core:
             self._history.setdefault(name, {})[number] = live.pop(number).status
             del states[number]
         for number in versions.to_load(aspired, states):
-            version = _Version(Path(self._models[name].base_path) / aspired[number])
+            version = Version(Path(self._models[name].base_path) / aspired[number])
             live[number] = version
             self._loaders.submit(self._load, name, number, version)
         for number in versions.to_unload(aspired, states):
             self._set(name, number, live[number], VersionStatus(State.UNLOADING))
             threading.Thread(target=self._unload, args=(name, number, live[number]), daemon=True).start()
 
-    def _load(self, name: str, number: int, version: _Version, attempt: int = 1) -> None:
+    def _load(self, name: str, number: int, version: Version, attempt: int = 1) -> None:
         attempts = max(self._flags.max_num_load_retries, 0) + 1
         self._set(name, number, version, VersionStatus(State.LOADING))
         try:
-            servable = self._loaded(version.path, number)
-        except Exception as error:
-            problem = of_exception(error)
+            servable = load(version.path, number, self.metrics, self._flags)
+        except StatusError as problem:
             log.error("loading %s version %d failed (attempt %d of %d): %s", name, number, attempt, attempts, problem)
             if attempt < attempts and version.path.is_dir() and not self._closing.is_set():
                 # the loader goes on with other versions meanwhile
@@ -229,7 +211,7 @@ class Core:
             self._set(name, number, version, VersionStatus(State.AVAILABLE))
         log.info("successfully loaded servable version {name: %s version: %d}", name, number)
 
-    def _retry(self, name: str, number: int, version: _Version, attempt: int) -> None:
+    def _retry(self, name: str, number: int, version: Version, attempt: int) -> None:
         with self._changed:
             wanted = number in self._aspired.get(name, ())
         if self._closing.is_set():
@@ -239,24 +221,7 @@ class Core:
         else:  # it may be wanted again, so this is no failure
             self._set(name, number, version, VersionStatus(State.END))
 
-    def _loaded(self, path: Path, number: int) -> Servable:
-        began = time.perf_counter()
-        try:
-            servable = Servable(path, number, self.metrics)
-            try:
-                if self._flags.enable_model_warmup:
-                    warm_up(servable, path, self.metrics)
-            except BaseException:
-                servable.close()
-                raise
-        except Exception:
-            self.metrics.loads.add(str(path), "fail")
-            raise
-        self.metrics.loads.add(str(path), "success")
-        self.metrics.load_time.add(str(path), by=int((time.perf_counter() - began) * 1e6))
-        return servable
-
-    def _unload(self, name: str, number: int, version: _Version) -> None:
+    def _unload(self, name: str, number: int, version: Version) -> None:
         with self._changed:
             self._changed.wait_for(lambda: version.borrowers == 0)
             servable, version.servable = version.servable, None
@@ -266,7 +231,7 @@ class Core:
         self._set(name, number, version, VersionStatus(State.END))
         log.info("done unloading servable version {name: %s version: %d}", name, number)
 
-    def _set(self, name: str, number: int, version: _Version, status: VersionStatus) -> None:
+    def _set(self, name: str, number: int, version: Version, status: VersionStatus) -> None:
         with self._changed:
             version.status = replace(status)
             self._changed.notify_all()
@@ -289,13 +254,13 @@ class Core:
             assert version.servable is not None
             return Loan(version.servable, version.pool, lambda: self._back(version))
 
-    def _back(self, version: _Version) -> None:
+    def _back(self, version: Version) -> None:
         with self._changed:
             version.borrowers -= 1
             if not version.borrowers:
                 self._changed.notify_all()
 
-    def _find(self, spec: Any) -> _Version:
+    def _find(self, spec: Any) -> Version:
         if not spec.name:
             raise invalid("ModelSpec has no name specified.")
         wanted = self.version_of(spec)
@@ -326,12 +291,14 @@ class Core:
         return number
 
     def statuses(self, spec: Any) -> list[tuple[int, VersionStatus]]:
-        """The versions of a model, newest first, with those that are gone.
+        """The versions of a model, newest first, with those that are gone; of one version if given.
+
+        A label is not heeded: nor does TF Serving here.
 
         Raises:
-            StatusError: an unknown model, version or label.
+            StatusError: an unknown model or version.
         """
-        wanted = self.version_of(spec)
+        wanted = int(spec.version.value) if spec.HasField("version") else None
         with self._changed:
             known = dict(self._history.get(spec.name, {}))
             known.update({number: version.status for number, version in self._versions.get(spec.name, {}).items()})

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -46,16 +47,44 @@ class Flags:
     enable_batching: bool = _flag(
         False, "run predict requests that arrive together in one call; nobody waits for company"
     )
-    batching_parameters_file: str = _flag("", "taken and not heeded")
+    batching_parameters_file: str = _flag("", "must be there, with enable_batching; its values are not heeded")
+    saved_model_tags: str = _flag("serve", "tags of the graph to load from a SavedModel, separated by commas")
+    enable_signature_method_name_check: bool = _flag(
+        False, "classify and regress only by signatures that are declared so, as TensorFlow 2 does not"
+    )
+    prefer_tflite_model: bool = _flag(False, "serve model.tflite where a version has one, else saved_model.pb")
 
 
 #: What is taken so that a command line of TF Serving starts here, and has no meaning here.
-UNHEEDED = ("batching_parameters_file",)
+UNHEEDED: Mapping[str, type] = {
+    "enable_per_model_batching_parameters": bool,
+    "enable_profiler": bool,
+    "flush_filesystem_caches": bool,
+    "grpc_max_threads": int,
+    "num_load_threads": int,
+    "num_request_iterations_for_warmup": int,
+    "num_tflite_interpreters_per_pool": int,
+    "num_tflite_pools": int,
+    "num_unload_threads": int,
+    "per_process_gpu_memory_fraction": float,
+    "platform_config_file": str,
+    "remove_unused_fields_from_bundle_metagraph": bool,
+    "rest_api_enable_cors_support": bool,
+    "rest_api_num_threads": int,
+    "tensorflow_inter_op_parallelism": int,
+    "tensorflow_intra_op_parallelism": int,
+    "tensorflow_session_config_file": str,
+    "tensorflow_session_parallelism": int,
+    "thread_pool_factory_config_file": str,
+    "xla_cpu_compilation_enabled": bool,
+    "xla_gpu_compilation_enabled": bool,
+}
 
 
-def unheeded(flags: Flags) -> list[str]:
-    """The flags that were given and have no meaning here."""
-    return [name for name in UNHEEDED if getattr(flags, name) != getattr(Flags(), name)]
+def unheeded(argv: Sequence[str]) -> list[str]:
+    """The flags of a command line that have no meaning here."""
+    given = {argument.partition("=")[0] for argument in argv}
+    return [name for name in ("batching_parameters_file", *UNHEEDED) if f"--{name}" in given]
 
 
 def channel_arguments(text: str) -> list[tuple[str, int | str]]:
@@ -75,7 +104,8 @@ def channel_arguments(text: str) -> list[tuple[str, int | str]]:
 
 def described() -> list[str]:
     """A line for each flag, for people."""
-    return [f"--{flag.name}={_shown(flag.default)}: {flag.metadata['help']}" for flag in fields(Flags)]
+    heeded = [f"--{flag.name}={_shown(flag.default)}: {flag.metadata['help']}" for flag in fields(Flags)]
+    return [*heeded, "--version: say which this is", f"taken and not heeded: {', '.join(UNHEEDED)}"]
 
 
 def _shown(default: object) -> str:
@@ -86,7 +116,8 @@ def parse(argv: Sequence[str]) -> Flags:
     """Read a command line.
 
     Raises:
-        SystemExit: a flag is unknown, or there is nothing to serve; the reason is on stderr.
+        SystemExit: a flag is unknown, or there is nothing to serve, with the reason on stderr; or all that was asked
+            for is the version, which is on stdout.
     """
     parser = argparse.ArgumentParser(
         prog="airflow-ml model server",
@@ -94,18 +125,15 @@ def parse(argv: Sequence[str]) -> Flags:
         allow_abbrev=False,
     )
     for flag in fields(Flags):
-        kind: Any = _TYPES[str(flag.type)]
-        # TF Serving takes a bare --flag for true
-        bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is _boolean else {}
-        parser.add_argument(
-            f"--{flag.name}",
-            type=kind,
-            default=flag.default,
-            metavar=str(flag.type).upper(),
-            help=flag.metadata["help"],
-            **bare,
-        )
-    flags = Flags(**vars(parser.parse_args(argv)))
+        _add(parser, flag.name, _TYPES[str(flag.type)], flag.default, flag.metadata["help"])
+    for name, kind in UNHEEDED.items():
+        _add(parser, name, kind, kind(), "taken and not heeded")
+    _add(parser, "version", bool, False, "say which this is")
+    given = vars(parser.parse_args(argv))
+    if given["version"]:
+        print(_version())
+        raise SystemExit(0)
+    flags = Flags(**{flag.name: given[flag.name] for flag in fields(Flags)})
     if not flags.model_config_file and not flags.model_base_path:
         parser.error("Both server_options.model_base_path and server_options.model_config_file are empty!")
     try:
@@ -117,6 +145,26 @@ def parse(argv: Sequence[str]) -> Flags:
     return flags
 
 
+def _add(parser: argparse.ArgumentParser, name: str, kind: type, default: object, says: str) -> None:
+    # TF Serving takes a bare --flag for true
+    bare: dict[str, Any] = {"nargs": "?", "const": True} if kind is bool else {}
+    read = _boolean if kind is bool else kind
+    parser.add_argument(f"--{name}", type=read, default=default, metavar=kind.__name__.upper(), help=says, **bare)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from airflow_ml import __version__
+
+    library = "unknown"
+    for package in ("tensorflow", "tensorflow-cpu"):
+        with suppress(PackageNotFoundError):
+            library = version(package)
+    server = f"airflow-ml model server (stand-in for tensorflow_model_server): {__version__}"
+    return f"{server}\nTensorFlow Library: {library}"
+
+
 def _boolean(text: str) -> bool:
     if text.lower() in _TRUE:
         return True
@@ -125,4 +173,4 @@ def _boolean(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
 
 
-_TYPES = {"int": int, "float": float, "str": str, "bool": _boolean}
+_TYPES: Mapping[str, type] = {"int": int, "float": float, "str": str, "bool": bool}

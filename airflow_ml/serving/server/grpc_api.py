@@ -15,12 +15,14 @@ from typing import Any
 import grpc
 
 from airflow_ml.serving.protos.messages import METHODS
+from airflow_ml.serving.protos.tensors import MOST_BYTES, StandsForMore
 from airflow_ml.serving.server import api
 from airflow_ml.serving.server.batching import Batcher
 from airflow_ml.serving.server.core import Core
 from airflow_ml.serving.server.flags import Flags, channel_arguments
 from airflow_ml.serving.server.http_body import LARGEST
 from airflow_ml.serving.server.options import Tls, tls
+from airflow_ml.serving.server.pace import SMALL_BYTES
 from airflow_ml.serving.server.rows import Sent
 from airflow_ml.serving.server.servable import Servable
 from airflow_ml.serving.server.status import of_exception
@@ -105,19 +107,24 @@ class GrpcServer:
     def _inference(self, method: str) -> Callable[[Any, Any], Awaitable[Any]]:
         core, batcher = self._core, self._batcher if method == "Predict" else None
 
-        def infer(servable: Servable, sent: Sent) -> Any:
+        def infer(servable: Servable, sent: Sent, most: int = MOST_BYTES) -> Any:
             if method == "Predict":
-                return servable.predict(*sent)
+                return servable.predict(*sent, most=most)
             return api.INFERENCES[method](servable, sent.message)
 
         async def answer(sent: Sent, _: Any) -> Any:
             spec = api.spec_of(sent.message)
             with api.measured(core, spec.name, method, "GRPC"):
                 loan = core.lend(spec)
-                if not loan.quick(len(sent.content)):
-                    return await asyncio.wrap_future(loan.run(lambda: infer(loan.servable, sent)))
-                with loan as servable:
-                    return infer(servable, sent) if batcher is None else await batcher.predict(sent)
+                if loan.quick(len(sent.content)):
+                    try:
+                        with loan as servable:
+                            return (
+                                infer(servable, sent, SMALL_BYTES) if batcher is None else await batcher.predict(sent)
+                            )
+                    except StandsForMore:  # few bytes, of which much is made
+                        loan = core.lend(spec)
+                return await asyncio.wrap_future(loan.run(lambda: infer(loan.servable, sent)))
 
         return answer
 

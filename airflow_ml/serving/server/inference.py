@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow_ml.serving.protos.messages import DATA_TYPES, Example
+from airflow_ml.serving.protos.messages import DATA_TYPES
 from airflow_ml.serving.saved_model import Signature
 from airflow_ml.serving.server.status import Code, StatusError, invalid
 
@@ -53,13 +53,19 @@ def example_array(examples: Sequence[bytes]) -> Array:
     return array
 
 
-def check(signature: Signature, method: str) -> tuple[str, ...]:
+def check(signature: Signature, method: str, named: bool) -> tuple[str, ...]:
     """The outputs to ask for.
+
+    Args:
+        signature: Of the model.
+        method: `CLASSIFY` or `REGRESS`.
+        named: Whether the signature must also be declared as one of this method. TensorFlow 2 declares all its
+            signatures as ``predict``, whatever they are made for.
 
     Raises:
         StatusError: the signature is not of this method, or not made as the method wants it.
     """
-    if signature.method != method:
+    if named and signature.method != method:
         raise invalid(f"Expected {_KIND[method]} signature method_name to be {method}. Was: {signature.method}")
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
@@ -134,58 +140,6 @@ def regressions(outputs: Mapping[str, Array], count: int, result: Any) -> None:
         raise invalid(f"Expected output Tensor of DT_FLOAT.  Got: {_type(array)}")
     for value in array.ravel().tolist():
         result.regressions.add(value=value)
-
-
-def json_examples(document: Mapping[str, Any]) -> list[bytes]:
-    """The examples of a REST request: ``examples``, each with the features of ``context`` if there is one.
-
-    Raises:
-        StatusError: they are missing or not objects of features.
-    """
-    if "examples" not in document:
-        raise invalid("When method is classify, key 'examples' is expected and was not found")
-    listed = document["examples"]
-    if not isinstance(listed, list):
-        raise invalid("Expecting 'examples' value to be an list/array")
-    if not listed:
-        raise invalid("'examples' value is an empty array")
-    context = _example(document["context"]).SerializeToString() if "context" in document else b""
-    return [context + _example(item).SerializeToString() for item in listed]
-
-
-def _example(item: Any) -> Any:
-    from airflow_ml.serving.server.rest_json import json_type
-
-    if not isinstance(item, dict):
-        raise invalid(f"Example must be JSON object but got JSON {json_type(item)}")
-    example = Example()
-    for name, content in item.items():
-        feature = example.features.feature[name]
-        for value in content if isinstance(content, list) else [content]:
-            _add(feature, name, value)
-    return example
-
-
-def _add(feature: Any, name: str, value: Any) -> None:
-    from airflow_ml.serving.server.rest_json import decoded, is_base64, json_type
-
-    converted: int | float | bytes
-    if isinstance(value, bool) or (isinstance(value, int) and -(2**63) <= value < 2**63):
-        kind, converted = "int64_list", int(value)
-    elif isinstance(value, float):
-        kind, converted = "float_list", value
-    elif isinstance(value, str):
-        kind, converted = "bytes_list", value.encode()
-    elif is_base64(value):
-        kind, converted = "bytes_list", decoded(value)
-    elif isinstance(value, int):
-        raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
-    else:
-        raise invalid(f"Feature: {name} has element with unexpected JSON type: {json_type(value)}")
-    now = feature.WhichOneof("kind")
-    if now not in (None, kind):
-        raise invalid(f"Unexpected element type in feature: {name} expecting type: {now.removesuffix('_list')}")
-    getattr(feature, kind).value.append(converted)
 
 
 def _shape(array: Array) -> str:

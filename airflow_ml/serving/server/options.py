@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from airflow_ml.serving.server.status import Code, StatusError
+from airflow_ml.serving.server.flags import Flags
+from airflow_ml.serving.server.status import Code, StatusError, invalid
 
 #: Where metrics are when the config does not say.
 METRICS_PATH = "/monitoring/prometheus/metrics"
@@ -72,6 +73,21 @@ def tls(config_file: str) -> Tls | None:
     return Tls(config.server_key, config.server_cert, config.custom_ca, config.client_verify)
 
 
+def check_batching(flags: Flags) -> None:
+    """Refuse batching parameters that nobody would use, as TF Serving does. What they say is not heeded here.
+
+    Raises:
+        StatusError: batching is not enabled, or the file cannot be read.
+    """
+    if not flags.batching_parameters_file:
+        return
+    if not flags.enable_batching:
+        raise invalid(
+            "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+        )
+    read_text(flags.batching_parameters_file)
+
+
 def read_text(path: str) -> str:
     """A config file.
 
@@ -82,6 +98,8 @@ def read_text(path: str) -> str:
         return Path(path).read_text()
     except OSError as error:
         raise StatusError(Code.NOT_FOUND, f"{path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise invalid(f"Invalid protobuf file: '{path}'") from error
 
 
 def _read(path: str, name: str) -> Any:

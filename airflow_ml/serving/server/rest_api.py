@@ -25,7 +25,7 @@ from airflow_ml.serving.protos.messages import (
     SignatureDefMap,
 )
 from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE
-from airflow_ml.serving.server import api, inference, rest_json
+from airflow_ml.serving.server import api, json_answers, json_examples, rest_json
 from airflow_ml.serving.server.core import Core
 from airflow_ml.serving.server.flags import Flags
 from airflow_ml.serving.server.http_body import BodyError, read_body
@@ -89,6 +89,13 @@ class _Handler(BaseHTTPRequestHandler):
             return
         self._answer("POST", body)
 
+    def do_PUT(self) -> None:
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            self.close_connection = True  # the body that nobody reads would be read as a request
+        self._answer(self.command, b"")
+
+    do_DELETE = do_HEAD = do_OPTIONS = do_PATCH = do_PUT  # noqa: N815
+
     def _answer(self, method: str, body: bytes) -> None:
         path = self.path.partition("?")[0]
         if not path.lower().startswith("/v1/"):
@@ -109,7 +116,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        if self.command != "HEAD":
+            self.wfile.write(content)
         self.wfile.flush()
 
     def log_message(self, format: str, *args: Any) -> None:
@@ -169,19 +177,19 @@ class Rest:
         if signature is None:
             raise invalid(f'Serving signature name: "{name}" not found in signature def')
         arrays, rows = rest_json.to_arrays(document, signature.inputs)
-        return rest_json.to_json(servable.run(spec.name, "Predict", arrays, signature), rows)
+        return json_answers.to_json(servable.run(spec.name, "Predict", arrays, signature), rows)
 
     @staticmethod
     def _of_examples(kind: str) -> Callable[[Servable, Any, Mapping[str, Any]], bytes]:
         message, to_json = {
-            "Classify": (ClassificationRequest, rest_json.of_classifications),
-            "Regress": (RegressionRequest, rest_json.of_regressions),
+            "Classify": (ClassificationRequest, json_answers.of_classifications),
+            "Regress": (RegressionRequest, json_answers.of_regressions),
         }[kind]
 
         def answer(servable: Servable, spec: Any, document: Mapping[str, Any]) -> bytes:
             request = message(model_spec=spec)
             request.model_spec.signature_name = document.get("signature_name", "")
-            examples = inference.json_examples(document)
+            examples = json_examples.examples_of(document)
             request.input.example_list.examples.extend(Example.FromString(example) for example in examples)
             return to_json(api.INFERENCES[kind](servable, request).result)
 

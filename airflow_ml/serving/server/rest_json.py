@@ -1,4 +1,4 @@
-"""JSON ↔ tensors, in TF Serving's two formats: a list of rows (``instances``) or named columns (``inputs``).
+"""JSON → tensors, in TF Serving's two formats: a list of rows (``instances``) or named columns (``inputs``).
 
 Messages about what does not fit are TF Serving's, up to a cut through long values.
 
@@ -16,12 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_ml.serving.protos.tensors import STRING, numpy_type, tensorflow_name
 from airflow_ml.serving.saved_model import TensorInfo
+from airflow_ml.serving.server import json_text
 from airflow_ml.serving.server.status import Code, StatusError, invalid
 
 if TYPE_CHECKING:
     import numpy as np
 
     Array = np.ndarray[Any, Any]
+
+#: numpy's name → TensorFlow's, bits of a whole number, the largest number.
+_DECIMALS = {"float32": ("float", 24, 3.4028234663852886e38), "float64": ("double", 53, math.inf)}
+
+#: What JSON has a form for in TF Serving.
+_KINDS = {"object", "bool", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", *_DECIMALS}
 
 
 def parse(body: bytes) -> dict[str, Any]:
@@ -30,20 +37,11 @@ def parse(body: bytes) -> dict[str, Any]:
     Raises:
         StatusError: it is not JSON, or not an object.
     """
-    if not body:
-        raise invalid("JSON Parse error: The document is empty")
-    try:
-        document = json.loads(body)
-    except json.JSONDecodeError as error:
-        raise invalid(f"JSON Parse error: {error.msg} at offset: {error.pos}") from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise invalid(f"JSON Parse error: {error}") from error
+    document = json_text.load(body)
     if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {_shown(document)} Is not object")
+        raise wrong(document, "Is not object")
     if not isinstance(document.get("signature_name", ""), str):
-        raise invalid(
-            f"JSON Value: {_shown(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
+        raise wrong(document, "not formatted correctly. 'signature_name' key must be a string value.")
     return document
 
 
@@ -57,15 +55,12 @@ def to_arrays(document: Mapping[str, Any], infos: Mapping[str, TensorInfo]) -> t
         StatusError: neither or both formats, unknown or missing inputs, values of another type, ragged lists.
     """
     if "instances" in document and "inputs" in document:
-        raise invalid(
-            f"JSON Value: {_shown(document)} Not formatted correctly expecting only one of 'inputs' or 'instances' "
-            "keys to exist "
-        )
+        raise wrong(document, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist ")
     if "instances" in document:
         if not isinstance(document["instances"], list):
-            raise invalid(f"JSON Value: {_shown(document)} Excepting 'instances' to be an list/array")
+            raise wrong(document, "Excepting 'instances' to be an list/array")
         if not document["instances"]:
-            raise invalid(f"JSON Value: {_shown(document)} No values in 'instances' array")
+            raise wrong(document, "No values in 'instances' array")
         return _from_rows(document["instances"], infos), True
     if "inputs" in document:
         return _from_columns(document["inputs"], infos), False
@@ -161,6 +156,11 @@ def json_type(value: Any) -> str:
     return names.get(type(value), "Number")
 
 
+def wrong(value: Any, says: str) -> StatusError:
+    """A JSON value is not what it should be."""
+    return invalid(f"JSON Value: {_shown(value)} {says}")
+
+
 def _shown(value: Any) -> str:
     return json.dumps(value, indent=4)[:200]
 
@@ -202,7 +202,7 @@ def _flatten(value: Any, info: TensorInfo, shape: list[int], level: int, flat: l
 
 def _scalar(value: Any, info: TensorInfo) -> Any:
     kind = numpy_type(info.data_type)
-    if kind is None:
+    if kind is None or kind not in _KINDS:
         raise StatusError(
             Code.UNIMPLEMENTED, f"Conversion of JSON Value: {_shown(value)} to type: {tensorflow_name(info.data_type)}"
         )
@@ -217,15 +217,16 @@ def _scalar(value: Any, info: TensorInfo) -> Any:
     elif isinstance(value, int) and kind.startswith(("int", "uint")):
         if _holds(kind, value):
             return value
-    elif isinstance(value, int | float) and kind.startswith("float"):
-        if _lossless(kind, value):
+    elif isinstance(value, int | float) and kind in _DECIMALS:
+        if lossless(kind, value):
             return value
-        names = {"float32": "float", "float64": "double"}
-        raise invalid(f"Cannot convert JSON value: {_shown(value)} to {names[kind]} without loss of precision.")
-    raise invalid(
-        f"JSON Value: {_shown(value)} Type: {json_type(value)} is not of expected type: "
-        f"{tensorflow_name(info.data_type)}"
-    )
+        raise lossy(value, kind)
+    raise wrong(value, f"Type: {json_type(value)} is not of expected type: {tensorflow_name(info.data_type)}")
+
+
+def number_of(value: Any) -> Any:
+    """A value as rapidjson has it: whole numbers beyond 64 bits are doubles."""
+    return float(value) if isinstance(value, int) and not -(2**63) <= value < 2**64 else value
 
 
 def _holds(kind: str, value: int) -> bool:
@@ -235,12 +236,17 @@ def _holds(kind: str, value: int) -> bool:
     return bool(limits.min <= value <= limits.max)
 
 
-def _lossless(kind: str, value: float) -> bool:
-    """Whether a number keeps its meaning: whole ones exactly, others within the range."""
-    digits, largest = (24, 3.4028234663852886e38) if kind == "float32" else (53, math.inf)
-    if isinstance(value, int):
+def lossless(kind: str, value: float) -> bool:
+    """Whether a number keeps its meaning as float32 or float64: whole ones exactly, others within the range."""
+    _, digits, largest = _DECIMALS[kind]
+    if isinstance(value, int) and isinstance(value := number_of(value), int):
         return bool(abs(value) < 2**digits)
     return not math.isfinite(value) or abs(value) <= largest
+
+
+def lossy(value: float, kind: str) -> StatusError:
+    """It does not keep it."""
+    return invalid(f"Cannot convert JSON value: {_shown(value)} to {_DECIMALS[kind][0]} without loss of precision.")
 
 
 def decoded(value: dict[str, Any]) -> bytes:
@@ -250,66 +256,8 @@ def decoded(value: dict[str, Any]) -> bytes:
         StatusError: it is something else, or no base64.
     """
     if not is_base64(value):
-        raise invalid(f"JSON Value: {_shown(value)} not formatted correctly for base64 data")
+        raise wrong(value, "not formatted correctly for base64 data")
     try:
         return base64.b64decode(value["b64"], validate=True)
     except binascii.Error as error:
         raise invalid("Unable to base64 decode") from error
-
-
-def to_json(outputs: Mapping[str, Array], rows: bool) -> bytes:
-    """The answer: ``predictions`` for rows, ``outputs`` for columns; a lone output stands without its name."""
-    values = {name: _listed(name, array) for name, array in outputs.items()}
-    if not rows:
-        answer: Any = next(iter(values.values())) if len(values) == 1 else values
-        return json.dumps({"outputs": answer}, indent=4).encode()
-    expected = -1
-    for name, array in outputs.items():
-        if not array.ndim:
-            raise invalid(f"Tensor name: {name} has no shape information ")
-        if expected not in (-1, array.shape[0]):
-            raise invalid(f"Tensor name: {name} has inconsistent batch size: {array.shape[0]} expecting: {expected}")
-        expected = array.shape[0]
-    if len(values) == 1:
-        (answer,) = values.values()
-    else:
-        answer = [dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)]
-    return json.dumps({"predictions": answer}, indent=4).encode()
-
-
-def of_classifications(result: Any) -> bytes:
-    """A ``ClassificationResult``: for each example, label and score of each class."""
-    rows = [[[found.label, _float(found.score)] for found in entry.classes] for entry in result.classifications]
-    return json.dumps({"results": rows}, indent=4).encode()
-
-
-def of_regressions(result: Any) -> bytes:
-    """A ``RegressionResult``: a value for each example."""
-    return json.dumps({"results": [_float(entry.value) for entry in result.regressions]}, indent=4).encode()
-
-
-def _float(value: float) -> float:
-    """A float32's own shortest decimals, not those of the double next to it."""
-    import numpy as np
-
-    return float(str(np.float32(value)))
-
-
-def _listed(name: str, array: Array) -> Any:
-    import numpy as np
-
-    if array.dtype == object:
-        flat = [_text(name, value) for value in array.ravel().tolist()]
-    elif array.dtype == np.float32:  # its own shortest decimals, not those of the double next to it
-        flat = [float(str(value)) for value in array.ravel()]
-    else:
-        flat = array.ravel().tolist()
-    for size in reversed(array.shape[1:]):
-        flat = [flat[i : i + size] for i in range(0, len(flat), size)] if size else []
-    return flat if array.ndim else flat[0]
-
-
-def _text(name: str, value: bytes) -> Any:
-    if name.endswith("_bytes"):
-        return {"b64": base64.b64encode(value).decode()}
-    return value.decode(errors="replace")

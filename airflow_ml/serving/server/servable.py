@@ -13,15 +13,24 @@ from airflow_ml.serving.protos.messages import (
     PredictResponse,
     RegressionResponse,
 )
-from airflow_ml.serving.protos.tensors import numpy_type, tensorflow_name, to_field_proto, to_numpy
+from airflow_ml.serving.protos.tensors import (
+    MOST_BYTES,
+    StandsForMore,
+    numpy_type,
+    tensorflow_name,
+    to_field_proto,
+    to_numpy,
+)
 from airflow_ml.serving.saved_model import DEFAULT_SIGNATURE, SavedModel, Signature
 from airflow_ml.serving.server import inference
+from airflow_ml.serving.server.flags import Flags
 from airflow_ml.serving.server.inference import CLASSIFY, REGRESS
 from airflow_ml.serving.server.metrics import Metrics
 from airflow_ml.serving.server.pace import Pace
 from airflow_ml.serving.server.rows import RowReader, Sent
 from airflow_ml.serving.server.stacking import split, stacked
 from airflow_ml.serving.server.status import Code, StatusError, invalid, of_exception
+from airflow_ml.serving.tflite_model import FILE, TfLiteModel
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,19 +43,26 @@ class Servable:
 
     Args:
         path: The version's folder.
+        number: Its version, which goes into answers.
         metrics: Where the time in TensorFlow is counted.
+        flags: Which graph of the SavedModel is served, and how strictly.
 
     Attributes:
-        number: Its version, which goes into answers.
+        number: Its version.
         pace: How quick it is.
 
     Raises:
         ServingError: TensorFlow cannot load it.
     """
 
-    def __init__(self, path: Path, number: int, metrics: Metrics) -> None:
-        self._model = SavedModel(path)
+    def __init__(self, path: Path, number: int, metrics: Metrics, flags: Flags) -> None:
+        self._model: SavedModel | TfLiteModel
+        if flags.prefer_tflite_model and (path / FILE).is_file():
+            self._model = TfLiteModel(path)
+        else:
+            self._model = SavedModel(path, tags=flags.saved_model_tags.split(","))
         self._metrics = metrics
+        self._named = flags.enable_signature_method_name_check
         self.number = number
         self.pace = Pace()
         self.signature_defs = self._model.signature_defs
@@ -56,15 +72,17 @@ class Servable:
         """The signature of that name, ``serving_default`` if empty."""
         return self._model.signatures.get(name or DEFAULT_SIGNATURE)
 
-    def predict(self, request: Any, content: bytes = b"") -> Any:
+    def predict(self, request: Any, content: bytes = b"", most: int = MOST_BYTES) -> Any:
         """Answer a ``PredictRequest``.
 
         Args:
             request: The message.
             content: Its bytes, where it came as such: a single row is read from them sooner.
+            most: What may be made of a value that stands for the rest of a tensor, in bytes.
 
         Raises:
             StatusError: the request does not fit the signature, or TensorFlow failed on it.
+            StandsForMore: it would have to become larger than `most`.
         """
         spec = request.model_spec
         signature = self.signature(spec.signature_name)
@@ -79,7 +97,7 @@ class Servable:
             _check_names(signature, request.inputs)
         _check_outputs(signature, wanted)
         if arrays is None:
-            arrays = _arrays(signature, request.inputs)
+            arrays = _arrays(signature, request.inputs, most)
         return self._response(spec, self.run(spec.name, "Predict", arrays, signature, wanted))
 
     def predict_together(self, requests: Sequence[Sent]) -> list[Any] | None:
@@ -143,10 +161,8 @@ class Servable:
                 raise invalid(f"Requested signature not found in model graph: {name}")
             if task.method_name not in (CLASSIFY, REGRESS):
                 raise StatusError(Code.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}")
-            inference.check(signature, task.method_name)
+            inference.check(signature, task.method_name, self._named)
             tasks.append((task, signature))
-        if len({info.tensor for _, signature in tasks for info in signature.inputs.values()}) > 1:
-            raise invalid("Input tensor must be the same for all Signatures.")
         examples = inference.examples_of(request.input)
         response = MultiInferenceResponse()
         for task, signature in tasks:
@@ -164,7 +180,7 @@ class Servable:
         signature = self.signature(spec.signature_name)
         if signature is None:
             raise invalid(f"No signature was found with the name: {spec.signature_name or DEFAULT_SIGNATURE}")
-        inference.check(signature, method)
+        inference.check(signature, method, self._named)
         examples = inference.examples_of(request.input)
         return self._run_examples(spec.name, api, signature, method, examples), len(examples)
 
@@ -175,7 +191,7 @@ class Servable:
         self._metrics.examples.observe(len(examples), model)
         self._metrics.examples_total.add(model, by=len(examples))
         inputs = {name: inference.example_array(examples)}
-        return self.run(model, api, inputs, signature, inference.check(signature, method))
+        return self.run(model, api, inputs, signature, inference.check(signature, method, self._named))
 
     def run(
         self, model: str, api: str, inputs: Mapping[str, Array], signature: Signature, outputs: Sequence[str] = ()
@@ -239,7 +255,7 @@ def _check_outputs(signature: Signature, outputs: Sequence[str]) -> None:
             raise invalid(f"duplicate output tensor alias: {name}")
 
 
-def _arrays(signature: Signature, protos: Mapping[str, Any]) -> dict[str, Array]:
+def _arrays(signature: Signature, protos: Mapping[str, Any], most: int) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
     for index, (name, info) in enumerate(signature.inputs.items()):
         proto = protos[name]
@@ -251,7 +267,9 @@ def _arrays(signature: Signature, protos: Mapping[str, Any]) -> dict[str, Array]
         if numpy_type(info.data_type) is None:
             raise StatusError(Code.UNIMPLEMENTED, f"input {name} is of type {tensorflow_name(info.data_type)}")
         try:
-            arrays[name] = to_numpy(proto)
+            arrays[name] = to_numpy(proto, most)
+        except StandsForMore:
+            raise
         except ValueError as error:
             raise invalid(f"tensor parsing error: {name}") from error
     return arrays

@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from airflow_ml.cli import app
 from airflow_ml.serving.server import base_flags, command
-from airflow_ml.serving.server.flags import Flags, parse
+from airflow_ml.serving.server.flags import UNHEEDED, Flags, parse, unheeded
 
 
 def test_both_spellings_and_bare_booleans():
@@ -25,6 +25,26 @@ def test_the_help_tells_every_flag_with_its_default_and_meaning():
     for flag in fields(Flags):
         default = str(flag.default).lower() if isinstance(flag.default, bool) else flag.default
         assert f"--{flag.name}={default}: {flag.metadata['help']}" in shown
+
+
+def test_the_other_flags_of_the_binary_are_taken():
+    values = {bool: "true", int: "2", float: "0.5", str: "/file"}
+    argv = [f"--{name}={values[kind]}" for name, kind in UNHEEDED.items()]
+    bare = [f"--{name}" for name, kind in UNHEEDED.items() if kind is bool]
+    assert (
+        parse(["--model_base_path=/x", *argv]) == parse(["--model_base_path=/x", *bare]) == Flags(model_base_path="/x")
+    )
+    assert unheeded(argv) == list(UNHEEDED)
+    assert unheeded(["--num_load_threads", "2", "--port=1"]) == ["num_load_threads"]
+
+
+def test_the_version_is_told(capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse(["--version"])
+    assert ended.value.code == 0
+    ours, library = capsys.readouterr().out.splitlines()
+    assert ours.startswith("airflow-ml model server (stand-in for tensorflow_model_server): ")
+    assert library.startswith("TensorFlow Library: 2.")
 
 
 @pytest.mark.parametrize(
