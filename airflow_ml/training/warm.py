@@ -15,6 +15,8 @@ from airflow_ml.training.events import EventWriter
 
 def main() -> None:
     """Import, wait, train."""
+    import pyarrow.parquet  # noqa: F401
+
     import airflow_ml.training.loop
     import airflow_ml.training.model_files  # noqa: F401
 
