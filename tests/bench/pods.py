@@ -127,7 +127,7 @@ def _watched(space: str) -> Iterator[dict[str, dict[str, float]]]:
     def names(kind: Engine) -> set[str]:
         return {
             each["metadata"]["name"]
-            for each in api.call("GET", paths[kind])["items"]
+            for each in api.call("GET", paths[kind])["items"] or ()
             if kind is JOB or each["spec"].get("nodeName")
         }
 
