@@ -97,8 +97,7 @@ def _train(path: Path, events: EventWriter, pulse: Pulse) -> None:
 
     job = TrainingJob.model_validate_json(path.read_text(encoding="utf-8"))
     torch.set_num_threads(job.threads)
-    # As `use_deterministic_algorithms` does, which imports torch's compiler, too: seconds, and nothing here compiles.
-    torch.set_deterministic_debug_mode("warn")
+    torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling memory that nobody reads is what that switch costs most.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     began = time.perf_counter()
