@@ -10,6 +10,10 @@ _SETTINGS: dict[str, tuple[str, str]] = {
     "platform": ("module:attribute of a Platform; then no other setting is needed.", "acme.platforms:prod"),
     "base": ("Folder of the lake, the runs, the registry and the releases; absolute.", "/data/airflow-ml"),
     "landing": ("Root of relative source paths; left out: `<base>/landing`.", "/data/landing"),
+    "checkpoints": (
+        "Where trainings keep their checkpoints, a folder or s3://bucket/prefix; left out: beside their results.",
+        "s3://acme-ml/checkpoints",
+    ),
     "registry": ("MLflow tracking URI; left out: a SQLite file below the base.", "http://mlflow:5000"),
     "registry_ui": ("Address of MLflow's pages, for links.", "https://mlflow.example.com"),
     "python": ("Interpreter of local jobs; left out: the one that runs tasks.", "/opt/ml/bin/python"),

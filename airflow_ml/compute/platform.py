@@ -19,6 +19,7 @@ from airflow_ml.spec import Platform
 SETTINGS: dict[str, tuple[str, ...]] = {
     "base": ("base",),
     "landing": ("landing",),
+    "checkpoints": ("checkpoints",),
     "registry": ("registry",),
     "registry_ui": ("registry_ui",),
     "python": ("compute", "python"),

@@ -45,7 +45,7 @@ class Search:
     Args:
         request: Of the stage ``tune``; its input ``training_set`` names what is trained on.
         compute: Runs the trials.
-        secrets: Variables of their jobs; `STUDIES` among them names the database.
+        secrets: Variables of their jobs; `STUDIES` among them names the database, and is for the search alone.
         tell: Called with each line for people.
         clock: Seconds that only go forward.
         running: Trials whose jobs run.
@@ -80,11 +80,14 @@ class Search:
                 spent = self._spent(study, began)
                 if spent is None:
                     while len(self.running) < tune.parallel and (waiting or _begun(study) < tune.trials):
-                        self._submit(waiting.popleft() if waiting else study.ask())
+                        self._submit(study, waiting.popleft() if waiting else study.ask())
                 if not self.running or spent is not None:
                     break
                 for each in list(self.running):
                     self._look(study, each, errors)
+                if self.running:
+                    # Once for all of them: a compute may make it a second.
+                    self.compute.pause(self.running[0].handle, _LOOK_S)
                 if len(errors) >= _IN_VAIN and not any(trial.value is not None for trial in study.trials):
                     raise errors[-1]
         finally:
@@ -139,9 +142,10 @@ class Search:
             pruner=optuna.pruners.MedianPruner(n_startup_trials=4) if tune.prune else optuna.pruners.NopPruner(),
         )
 
-    def _submit(self, trial: "optuna.Trial") -> None:
+    def _submit(self, study: "optuna.Study", trial: "optuna.Trial") -> None:
         chosen = {name: _suggested(trial, name, where) for name, where in self._tune.search.items()}
-        at = self.request.coordinates or Coordinates(dag_id="", task_id="tune", run_id="")
+        # Without a task, the study is what tells its trials from those of another search in the same cluster.
+        at = self.request.coordinates or Coordinates(dag_id="", task_id="tune", run_id=study.study_name)
         request = self.request.model_copy(
             update={
                 "stage": "train",
@@ -151,7 +155,8 @@ class Search:
             }
         )
         self.tell(f"trial {trial.number}: {json.dumps(chosen)}")
-        handle = self.compute.submit(request, self.secrets, None)
+        secrets = {name: value for name, value in self.secrets.items() if name != STUDIES}
+        handle = self.compute.submit(request, secrets, None)
         self.running.append(_Running(trial, handle, self.clock()))
 
     def _look(self, study: "optuna.Study", each: _Running, errors: list[AirflowMLError]) -> None:
@@ -169,9 +174,7 @@ class Search:
             self.tell(f"trial {each.trial.number} is worse than most: ended")
             self.compute.cancel(each.handle)
             self._end(study, each, state=TrialState.PRUNED)
-        elif state.phase is Phase.RUNNING:
-            self.compute.pause(each.handle, _LOOK_S / len(self.running))
-        else:
+        elif state.phase is Phase.ENDED:
             following = follow(state)
             if following.result is not None:
                 self._done(study, each, following.result)

@@ -25,7 +25,7 @@ reads in the Airflow log is what the stage said.
     │   ├── RolloutRunning   another version of the model is on its way
     │   └── RolloutMoved     compare-and-set failed: somebody else moved the rollout on
     ├── ServingError         the model server: unreachable, unknown model, wrong answer
-    ├── BaseError            the base: newer format, read-only, disk full
+    ├── BaseError            the base, or the place of checkpoints: newer format, read-only, disk full, bucket away
     ├── CommitConflict       another writer committed the same partition from other inputs meanwhile
     ├── ClusterError         the Kubernetes API server is away, or refuses
     └── JobFailed            a job ended without a result: killed, crashed, lost
@@ -162,7 +162,7 @@ class ServingError(AirflowMLError):
 
 
 class BaseError(AirflowMLError):
-    """The base folder cannot be used."""
+    """The base folder, or the place of checkpoints, cannot be used."""
 
 
 class CommitConflict(AirflowMLError):

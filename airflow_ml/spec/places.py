@@ -14,6 +14,7 @@ _SECRET_NAME = re.compile(
 )
 _SECRET_INSIDE = re.compile(r"(password|passwd|pwd|secret|token)\s*=", re.IGNORECASE)
 """In the value of a parameter: a whole ODBC connection string can be one."""
+_S3 = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#@]+)?$")
 
 
 def _folder(value: str) -> str:
@@ -28,6 +29,24 @@ def _folder(value: str) -> str:
 
 Folder = Annotated[str, AfterValidator(_folder)]
 """A folder of this machine."""
+
+
+def _folder_or_bucket(value: str) -> str:
+    scheme, remote, _ = value.partition("://")
+    if not remote:
+        if not value.startswith("/"):
+            raise ValueError(f"{value!r} is relative; give an absolute path, because tasks start in many folders")
+        return value.rstrip("/") or "/"
+    if scheme != "s3":
+        # The rest may hold a password.
+        raise ValueError(f"'{scheme}://…' is neither a folder nor S3; give an absolute path, or s3://bucket/prefix")
+    if not _S3.match(value.rstrip("/")):
+        raise ValueError("'s3://…' is no bucket and prefix; write s3://bucket/prefix, with credentials elsewhere")
+    return value.rstrip("/")
+
+
+FolderOrBucket = Annotated[str, AfterValidator(_folder_or_bucket)]
+"""A folder of this machine, or ``s3://bucket/prefix``."""
 
 
 def _without_secret(value: str) -> str:

@@ -7,7 +7,7 @@ from pydantic import ConfigDict, Field
 
 from airflow_ml.spec.base import Frozen
 from airflow_ml.spec.computes import AnyCompute, LocalCompute
-from airflow_ml.spec.places import Address, Folder
+from airflow_ml.spec.places import Address, Folder, FolderOrBucket
 from airflow_ml.spec.targets import ServingTarget
 
 
@@ -45,6 +45,8 @@ class Platform(Frozen):
     Attributes:
         base: Folder of the lake, runs, registry and serving. A relative path is refused: tasks start in many folders.
         landing: Root of relative source paths; None is ``<base>/landing``.
+        checkpoints: Where trainings keep theirs, a folder or ``s3://bucket/prefix``; None is below the base, beside
+            their results.
         registry: MLflow tracking URI; None is a SQLite file below the base.
         registry_ui: Address of MLflow's pages, for links; None is the registry itself when it is an HTTP server.
         compute: For stages that `computes` does not name.
@@ -60,6 +62,7 @@ class Platform(Frozen):
 
     base: Folder
     landing: Folder | None = None
+    checkpoints: FolderOrBucket | None = None
     registry: Address | None = None
     registry_ui: Address | None = None
     compute: AnyCompute = LocalCompute()

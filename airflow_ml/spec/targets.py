@@ -7,9 +7,8 @@ from pydantic import AfterValidator, ConfigDict, Discriminator, Field, Tag, mode
 
 from airflow_ml.spec.base import Frozen
 from airflow_ml.spec.computes import DnsLabel
-from airflow_ml.spec.places import Address, Folder
+from airflow_ml.spec.places import Address, Folder, FolderOrBucket
 
-_S3 = re.compile(r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^?#@]+)?$")
 _REPLICA = re.compile(r"^(dns:)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})$")
 _KEY = re.compile(r"^[-._a-zA-Z0-9]{1,253}$")
 
@@ -64,20 +63,6 @@ ServerConfig = Annotated[
 ]
 
 
-def _versions_folder(value: str) -> str:
-    scheme, remote, _ = value.partition("://")
-    if not remote:
-        if not value.startswith("/"):
-            raise ValueError(f"{value!r} is relative; give an absolute path, because tasks start in many folders")
-        return value.rstrip("/") or "/"
-    if scheme != "s3":
-        # The rest may hold a password.
-        raise ValueError(f"'{scheme}://…' is neither a folder nor S3; give an absolute path, or s3://bucket/prefix")
-    if not _S3.match(value.rstrip("/")):
-        raise ValueError("'s3://…' is no bucket and prefix; write s3://bucket/prefix, with credentials elsewhere")
-    return value.rstrip("/")
-
-
 def _replica(value: str) -> str:
     found = _REPLICA.match(value)
     if found is None:
@@ -108,7 +93,7 @@ class ServingTarget(Frozen):
     # A refused address may hold a password: messages do not repeat what was given.
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
-    folder: Annotated[str, AfterValidator(_versions_folder)] | None = None
+    folder: FolderOrBucket | None = None
     seen_as: Folder | None = None
     config: ServerConfig = Field(default_factory=ConfigFile)
     grpc: Address = "127.0.0.1:8500"

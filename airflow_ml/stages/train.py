@@ -157,12 +157,19 @@ def _job(ctx: StageContext, params: dict[str, Any], world: World | None) -> Trai
         workers=training.ranks,
         gpus_per_worker=training.gpus_per_worker,
         threads=threads_of(training.ranks) if world is None else world.threads,
-        state=str(ctx.state / "checkpoints"),
+        state=checkpoints_of(ctx),
         out=str(ctx.files / "model"),
         fusion_threshold_mb=training.fusion_threshold_mb,
         cycle_time_ms=training.cycle_time_ms,
         step_timeout_s=training.step_timeout_s,
     )
+
+
+def checkpoints_of(ctx: StageContext) -> str:
+    """Where the checkpoints of this result lie: in the platform's place for them, or beside it."""
+    place = ctx.platform.checkpoints
+    # As the result's folder is called: a training that is another one by its inputs or its code has another place.
+    return str(ctx.state / "checkpoints") if place is None else f"{place}/{ctx.model.name}/{ctx.folder.name}"
 
 
 def _report(ctx: StageContext, job: TrainingJob, finished: Event) -> list[dict[str, Any]]:

@@ -75,7 +75,7 @@ class FitContext:
         self.resumed_from = 0
         self.events = events
         self.pulse = pulse
-        self.checkpoints = Checkpoints(Path(job.state), job.fingerprint)
+        self.checkpoints = Checkpoints(job.state, job.fingerprint)
 
     def seed_everything(self, epoch: int, step: int = 0) -> None:
         """Seed torch for an epoch (0 for building the network), or for what follows a checkpoint inside of it.

@@ -22,7 +22,7 @@ class TrainingJob(Frozen):
         workers: Number of ranks.
         gpus_per_worker: 0 trains on the CPU.
         threads: Computing threads of a rank.
-        state: Folder of checkpoints; outlives a failed attempt.
+        state: Of checkpoints, a folder or ``s3://bucket/prefix``; outlives a failed attempt.
         out: Folder that rank 0 writes the model into.
         fusion_threshold_mb: Horovod fuses gradients up to so many MiB into one message; None exchanges all in one.
         cycle_time_ms: Horovod looks for gradients to exchange once in so many ms.

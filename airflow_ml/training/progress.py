@@ -64,8 +64,8 @@ def describe(event: Event, epochs: int) -> str:
     kind = event["event"]
     if kind == "started":
         return (
-            f"{event['workers']} ranks of {event['threads']} threads: {event['train_rows']:,} rows to train on, "
-            f"{event['validation_rows']:,} to validate on"
+            f"{event['workers']} ranks of {event['threads']} threads met in {event['rendezvous_s']:.2f} s: "
+            f"{event['train_rows']:,} rows to train on, {event['validation_rows']:,} to validate on"
         )
     if kind == "resumed":
         steps = f" and {event['step']} steps" if event.get("step") else ""

@@ -10,6 +10,7 @@ import importlib
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -99,7 +100,9 @@ def _train(path: Path, events: EventWriter, pulse: Pulse) -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling memory that nobody reads is what that switch costs most.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    began = time.perf_counter()
     hvd.init()
+    rendezvous_s = time.perf_counter() - began
     pulse.move()
     context = FitContext(job, events, pulse)
     if context.rank == 0:
@@ -107,6 +110,7 @@ def _train(path: Path, events: EventWriter, pulse: Pulse) -> None:
             "started",
             workers=context.size,
             threads=job.threads,
+            rendezvous_s=round(rendezvous_s, 3),
             train_rows=context.train.total,
             validation_rows=context.validation.total,
         )

@@ -15,9 +15,14 @@ from airflow_ml.training.events import EventWriter
 
 def main() -> None:
     """Import, wait, train."""
+    import pyarrow.parquet  # noqa: F401
+    import torch
+
     import airflow_ml.training.loop
     import airflow_ml.training.model_files  # noqa: F401
 
+    # Seconds of imports, which the first optimizer needs, too: a replaced pod is waited for meanwhile.
+    torch.use_deterministic_algorithms(True, warn_only=True)
     EventWriter(int(os.environ[ranks.EVENTS]), -1).send("warm")
     line = sys.stdin.readline()
     if not line:

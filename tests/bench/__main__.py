@@ -10,7 +10,7 @@ from tests.bench.report import text
 BENCHES = ("parse", "gateway", "rollout", "scoring", "ddp", "overhead", "serving", "quality")
 """Modules of this package with a ``run() -> Report``, the quick ones first."""
 
-CLUSTER_BENCHES = ("waiting",)
+CLUSTER_BENCHES = ("waiting", "pods")
 """Those that need a cluster: by name only."""
 
 
@@ -18,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     known = (*BENCHES, *CLUSTER_BENCHES)
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
     parser.add_argument(
-        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}; without, all but the last"
+        "names", nargs="*", metavar="NAME", help=f"one of {', '.join(known)}; without, all but those of a cluster"
     )
     names = parser.parse_args(arguments).names or list(BENCHES)
     unknown = sorted(set(names) - set(known))

@@ -5,24 +5,20 @@
 
 An object store renames nothing, so the manifest is what makes a version be there. A fetch checks every file against it,
 under a name that servers do not look at, and renames the folder when it is complete and on disk.
-
-Credentials, region and endpoint are the ones that every AWS client reads: ``AWS_ACCESS_KEY_ID``,
-``AWS_SECRET_ACCESS_KEY``, ``AWS_REGION``, ``AWS_ENDPOINT_URL``, a web identity or the machine's role.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from airflow_ml import s3
 from airflow_ml.lifecycle.errors import ServingError
+from airflow_ml.s3 import told
 from airflow_ml.serving.files import fsync, fsync_tree
 from airflow_ml.serving.targets.shelves import other_content
 
@@ -78,7 +74,7 @@ class S3Shelf:
         self._uri = uri.rstrip("/")
         self._root = self._uri.removeprefix("s3://")
         self._seen_as = seen_as
-        self._files = _filesystem()
+        self._files = s3.filesystem()
 
     def publish(self, saved_model: Path, model: str, version: int) -> str:
         """Send the files, then the manifest."""
@@ -90,9 +86,9 @@ class S3Shelf:
                 raise other_content(model, version, target)
             return target
         for name in wanted.files:
-            with _told(f"{target}/{name}"):
+            with told(f"{target}/{name}", ServingError):
                 self._send(saved_model / name, f"{self._root}/{model}/{version}/{name}")
-        with _told(target), self._files.open_output_stream(self._manifest(model, version)) as stream:
+        with told(target, ServingError), self._files.open_output_stream(self._manifest(model, version)) as stream:
             stream.write(wanted.to_json().encode())
         return target
 
@@ -111,7 +107,7 @@ class S3Shelf:
     def manifest(self, model: str, version: int) -> Manifest | None:
         """The files of a version; None if it is not published, or not yet."""
         path = self._manifest(model, version)
-        with _told(f"s3://{path}"):
+        with told(f"s3://{path}", ServingError):
             try:
                 with self._files.open_input_stream(path) as stream:
                     text = stream.read().decode()
@@ -139,7 +135,7 @@ class S3Shelf:
         for name, (size, digest) in manifest.files.items():
             source, path = f"{self._root}/{model}/{version}/{name}", staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
-            with _told(f"s3://{source}"):
+            with told(f"s3://{source}", ServingError):
                 self._bring(source, path)
             if (path.stat().st_size, _sha256(path)) != (size, digest):
                 raise ServingError(
@@ -160,33 +156,6 @@ class S3Shelf:
     def _bring(self, source: str, path: Path) -> None:
         with self._files.open_input_stream(source) as stream, path.open("wb") as file:
             shutil.copyfileobj(stream, file, _CHUNK)
-
-
-def _filesystem() -> Any:
-    from pyarrow.fs import S3FileSystem
-
-    given: dict[str, Any] = {}
-    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
-    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if region:
-        given["region"] = region
-    if endpoint:
-        scheme, _, host = endpoint.rpartition("://")
-        given |= {"endpoint_override": host.rstrip("/"), "scheme": scheme or "https"}
-    return S3FileSystem(**given, connect_timeout=10.0, request_timeout=60.0)
-
-
-@contextmanager
-def _told(where: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        said = " ".join(str(error).split())
-        raise ServingError(
-            f"S3 does not do it: {said[:300]}",
-            where,
-            "look at the bucket's name and rights, AWS_REGION and AWS_ENDPOINT_URL; then retry",
-        ) from error
 
 
 def _sha256(path: Path) -> str:

@@ -23,6 +23,7 @@ def test_variables_fill_the_platform():
         {
             "AIRFLOW_ML_BASE": "/b",
             "AIRFLOW_ML_LANDING": "/l",
+            "AIRFLOW_ML_CHECKPOINTS": "s3://acme-ml/checkpoints/",
             "AIRFLOW_ML_SERVING_GRPC": "m:8500",
             "AIRFLOW_ML_GRACE_S": "2.5",
             "AIRFLOW_ML_ALERTS_TO": "a@x.org, b@x.org",
@@ -32,6 +33,7 @@ def test_variables_fill_the_platform():
         }
     )
     assert (platform.base, platform.landing_root, platform.serving.grpc) == ("/b", "/l", "m:8500")
+    assert platform.checkpoints == "s3://acme-ml/checkpoints"
     assert platform.compute.grace_s == 2.5
     assert platform.alerts.to == ("a@x.org", "b@x.org")
     assert platform.connections == {"TOKEN": "mlflow"}

@@ -192,6 +192,9 @@ def test_slices_are_model_inputs_or_columns_of_the_source():
         ({"registry_ui": "https://mlflow.test/?x=1#token=s3cret"}, "a secret in its parameter 'token'"),
         ({"serving": {"rest": "http://ann:s3cret@models.test:8501"}}, "put credentials into a connection"),
         ({"landing": "s3://ann:s3cret@bucket"}, "'s3://…': only folders of this machine"),
+        ({"checkpoints": "checkpoints"}, "'checkpoints' is relative; give an absolute path"),
+        ({"checkpoints": "gs://ml/checkpoints"}, "'gs://…' is neither a folder nor S3"),
+        ({"checkpoints": "s3://ann:s3cret@acme-ml/checkpoints"}, "is no bucket and prefix"),
     ],
 )
 def test_a_platform_of_relative_folders_or_with_a_password_is_refused(fields, says):

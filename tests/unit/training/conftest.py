@@ -135,31 +135,36 @@ def model(tune: Tune | None = None, **training: Any) -> Model:
     )
 
 
+def requested(splits: Path, base: Path, stage: str, declared: Model | None = None, **changed: Any) -> JobRequest:
+    """A request in a base, whose training set is the splits."""
+    window = Window.of(START, START + timedelta(days=59))
+    request = JobRequest(
+        stage=stage, model=declared or model(), platform=Platform(base=str(base)), window=window, **changed
+    )
+    path = base / "runs" / "toy" / "training_set" / request.spec_hash[:8] / "result.json"
+    names = {"train": "train", "validation": "validation", "test": "test", "preprocessing": "preprocessing.json"}
+    result = JobResult(
+        stage="training_set",
+        model="toy",
+        fingerprint="a" * 64,
+        spec_hash=request.spec_hash,
+        code_version="1",
+        window=window,
+        outputs={
+            name: FileOutput(uri=str(splits / file), sha256=sha256(splits / file)) for name, file in names.items()
+        },
+        uri=str(path),
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(result.model_dump_json())
+    return request.model_copy(update={"inputs": {"training_set": str(path), **request.inputs}})
+
+
 @pytest.fixture(scope="package")
 def make_request(splits: Path) -> Callable[..., JobRequest]:
     """Makes a request in a base, whose training set is the shared splits."""
 
     def make(base: Path, stage: str, declared: Model | None = None, **changed: Any) -> JobRequest:
-        window = Window.of(START, START + timedelta(days=59))
-        request = JobRequest(
-            stage=stage, model=declared or model(), platform=Platform(base=str(base)), window=window, **changed
-        )
-        path = base / "runs" / "toy" / "training_set" / request.spec_hash[:8] / "result.json"
-        names = {"train": "train", "validation": "validation", "test": "test", "preprocessing": "preprocessing.json"}
-        result = JobResult(
-            stage="training_set",
-            model="toy",
-            fingerprint="a" * 64,
-            spec_hash=request.spec_hash,
-            code_version="1",
-            window=window,
-            outputs={
-                name: FileOutput(uri=str(splits / file), sha256=sha256(splits / file)) for name, file in names.items()
-            },
-            uri=str(path),
-        )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(result.model_dump_json())
-        return request.model_copy(update={"inputs": {"training_set": str(path), **request.inputs}})
+        return requested(splits, base, stage, declared, **changed)
 
     return make

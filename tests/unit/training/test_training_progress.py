@@ -10,7 +10,8 @@ from airflow_ml.training.events import EventWriter
 from airflow_ml.training.progress import Progress
 
 EVENTS = (
-    {"event": "started", "rank": 0, "workers": 2, "threads": 1, "train_rows": 134342, "validation_rows": 12822},
+    {"event": "started", "rank": 0, "workers": 2, "threads": 1, "rendezvous_s": 0.1234}
+    | {"train_rows": 134342, "validation_rows": 12822},
     {"event": "resumed", "rank": 0, "epoch": 1},
     {"event": "progress", "rank": 0, "epoch": 2, "epochs": 4, "step": 40, "steps": 132}
     | {"loss": 0.48, "rows_per_s": 45000, "eta_s": 7},
@@ -29,7 +30,7 @@ def test_log_lines_where_there_is_no_terminal(caplog: pytest.LogCaptureFixture):
             progress(event)
         progress.close()
     assert [record.message for record in caplog.records] == [
-        "2 ranks of 1 threads: 134,342 rows to train on, 12,822 to validate on",
+        "2 ranks of 1 threads met in 0.12 s: 134,342 rows to train on, 12,822 to validate on",
         "resumed after epoch 1 of 4",
         "epoch 2/4, step 40/132: loss 0.4800, 45,000 rows/s, 7 s to go",
         "epoch 2/4: loss 0.4900, val loss 0.5100, val auc n/a, 45,123 rows/s (best)",

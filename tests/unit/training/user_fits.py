@@ -66,10 +66,10 @@ OTHER_SEED = 2
 def all_exchanges(context: FitContext) -> nn.Module:
     """Our loop with each way to exchange, from the same start; tensors carry the variant's name."""
     found, network = [], None
-    folder = context.checkpoints.folder
+    place = context.checkpoints.place
     for number, (variant, changed) in enumerate(VARIANTS.items(), start=1):
         context.params = {"epochs": 2, "batch_size": 256, "learning_rate": 0.05, **changed}
-        context.checkpoints = Checkpoints(folder / variant, "f" * 64)
+        context.checkpoints = Checkpoints(f"{place}/{variant}", "f" * 64)
         context.seed = OTHER_SEED if variant == "seeded" else 1
         context.seed_everything(0)
         network = train(context, _Named(variant, len(context.preprocessing.numeric)))
