@@ -2,6 +2,10 @@
 
 import csv
 import io
+import os
+import tempfile
+from datetime import date
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -11,6 +15,7 @@ from airflow_ml import Column, Files, Platform, Schema
 from airflow_ml.lifecycle.errors import BadFile
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
+from airflow_ml.stages._landing import Landing
 from airflow_ml.stages._parsing import parse
 from airflow_ml.stages._problems import Refused
 from airflow_ml.stages.runner import execute
@@ -116,10 +121,21 @@ def test_a_file_on_a_broken_disk_is_refused(tmp_path, days):
     assert not (tmp_path / "lake").exists() or not list((tmp_path / "lake").rglob("*.json"))
 
 
-def test_a_copy_that_cannot_be_read_keeps_no_other_day_from_being_read(tmp_path):
-    """Other days are only looked at to see whether one file was delivered twice."""
-    (tmp_path / "landing/raw").mkdir(parents=True)
-    (tmp_path / "landing/raw/2013-01-02.csv.gz").symlink_to("/proc/self/mem")
-    (tmp_path / "landing/raw/2013-01-01.csv.gz").write_bytes(b"")
-    with pytest.raises(BadFile, match="the file is empty"):
-        ingest(tmp_path, "2013-01-01")
+def test_a_file_that_this_user_may_not_read_is_refused():
+    user = os.geteuid()
+    # Outside pytest's own folder, which only its user may enter.
+    with tempfile.TemporaryDirectory() as root:
+        os.chmod(root, 0o755)
+        path = Path(root, "2013-01-01.csv.gz")
+        path.write_bytes(b"more than its end, which is looked at to find copies")
+        path.chmod(0)
+        landing = Landing(SOURCE.model_copy(update={"path": "{ds}.csv.gz"}), root)
+        if user == 0:
+            os.seteuid(65_534)
+        try:
+            assert landing.sha256(date(2013, 1, 1)) is None
+            with pytest.raises(BadFile, match="it cannot be read: Permission denied") as refused:
+                list(landing.read([date(2013, 1, 1)]))
+        finally:
+            os.seteuid(user)
+    assert "this user can read it" in refused.value.remedy
