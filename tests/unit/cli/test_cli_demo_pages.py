@@ -38,7 +38,4 @@ def test_the_pages_show_the_runs_of_the_base_and_end_with_the_demo(tmp_path):
         assert found["run"]["info"]["run_id"] == run
         family = psutil.Process(server.pid).children(recursive=True)
         assert len(family) <= 2, [member.cmdline() for member in family]
-        told = sum(member.memory_info().rss for member in [psutil.Process(server.pid), *family]) >> 20
-        assert psutil.Process(server.pid).nice() == 19
-        print(f"{told} MiB in {1 + len(family)} processes")
     assert not [member for member in family if member.is_running()]

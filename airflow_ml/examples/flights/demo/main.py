@@ -84,13 +84,15 @@ def _run(leave_running: bool, root: Path, pods: bool) -> int:
     summary = Summary(problems=["the loop was not played to its end"])
     began = time.monotonic()
     python = sys.executable
+    # Nobody waits for MLflow's pages: while they start, the loop goes first.
+    asked_last = ["nice", "-n", "10", *pages.command(base, addresses.mlflow)]
     try:
         with (
             process(
                 "model server", [python, "-m", "airflow_ml.cli", "serve"], environment, root / "server.log"
             ) as server,
             process("airflow", [python, "-m", "airflow", "standalone"], environment, root / "airflow.log") as airflow,
-            process("mlflow", pages.command(base, addresses.mlflow), environment, root / "mlflow.log") as mlflow,
+            process("mlflow", asked_last, environment, root / "mlflow.log") as mlflow,
         ):
             rest = AirflowRest(f"http://127.0.0.1:{addresses.airflow}", "admin", password)
             print(f"== starting Airflow at {rest.url} (log: {root / 'airflow.log'})", flush=True)

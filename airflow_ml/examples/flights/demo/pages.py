@@ -17,8 +17,7 @@ def command(base: Path, port: int) -> list[str]:
 
 
 def serve(base: str, port: str) -> None:
-    """Become MLflow's server, which gives way to all else."""
-    os.nice(19)
+    """Become MLflow's server."""
     platform = Platform(base=base)
     # Makes the tables under the registry's lock; the server and the first training would collide over them.
     client_of(platform)
