@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
+from airflow_ml.cli_serving import serving
+from airflow_ml.cli_shared import ModelName, fail, load
 from airflow_ml.compute.platform import load_platform
 from airflow_ml.declarations import (
     check_entry_points,
@@ -24,8 +26,6 @@ from airflow_ml.declarations import (
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
-from airflow_ml.serving.server.flags import described
-from airflow_ml.spec import ConfigMap, Model, Platform
 from airflow_ml.version import __version__
 
 if TYPE_CHECKING:
@@ -33,18 +33,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="airflow-ml", no_args_is_help=True, add_completion=False, help=__doc__)
 
-ModelName = Annotated[str, typer.Argument(metavar="MODEL", help="'flights' or 'package.module:attribute'")]
 From = Annotated[str | None, typer.Option("--from", help="first partition, YYYY-MM-DD")]
 To = Annotated[str | None, typer.Option("--to", help="last partition; left out: the same as --from")]
-
-
-def _fail(error: AirflowMLError) -> typer.Exit:
-    typer.secho(f"{type(error).__name__}: {error.what}", fg="red", err=True)
-    if error.where:
-        typer.echo(f"  where:  {error.where}", err=True)
-    if error.remedy:
-        typer.echo(f"  remedy: {error.remedy}", err=True)
-    return typer.Exit(1)
 
 
 def _window(start: str | None, end: str | None) -> Window | None:
@@ -90,7 +80,7 @@ def check(model: ModelName) -> None:
     except ValidationError as error:
         problems = spec_problems(error)
     except AirflowMLError as error:
-        raise _fail(error) from None
+        raise fail(error) from None
     else:
         problems = check_training(found) + check_pods(found, platform) + check_serving(platform)
         problems += check_entry_points(found)
@@ -116,14 +106,14 @@ def run(
     try:
         request = JobRequest(
             stage=stage,
-            model=_load(model),
+            model=load(model),
             platform=load_platform(os.environ),
             window=_window(start, end),
             params=_parameters(param or []),
         )
         result = _executed(request)
     except AirflowMLError as error:
-        raise _fail(error) from None
+        raise fail(error) from None
     _show(result)
 
 
@@ -151,10 +141,10 @@ def rollback(
     try:
         params = {"mode": "rollback", "version": version, "by": getpass.getuser(), "reason": reason}
         result = _executed(
-            JobRequest(stage="rollout", model=_load(model), platform=load_platform(os.environ), params=params)
+            JobRequest(stage="rollout", model=load(model), platform=load_platform(os.environ), params=params)
         )
     except AirflowMLError as error:
-        raise _fail(error) from None
+        raise fail(error) from None
     _show(result)
 
 
@@ -175,16 +165,6 @@ def _searched(request: JobRequest) -> JobRequest:
     compute = open_compute(request.platform.compute_for("train"), cluster)
     study = Search(request, compute, secrets, lambda line: typer.echo(line, err=True)).run()
     return request.model_copy(update={"params": {**request.params, "study": study}})
-
-
-def _load(name: str) -> Model:
-    try:
-        return find_model(name)
-    except ValidationError as error:
-        problem = spec_problems(error)[0]
-        raise SpecError(
-            problem.what, where=problem.field, remedy=f"{problem.fix}; see airflow-ml check {name}"
-        ) from error
 
 
 def _show(result: "JobResult") -> None:
@@ -208,101 +188,34 @@ def status(model: ModelName, as_json: Annotated[bool, typer.Option("--json", hel
     from airflow_ml.status import model_status, render
 
     try:
-        found = model_status(_load(model), load_platform(os.environ))
+        found = model_status(load(model), load_platform(os.environ))
     except AirflowMLError as error:
-        raise _fail(error) from None
+        raise fail(error) from None
     typer.echo(json.dumps(found, indent=2, default=str) if as_json else render(found))
 
 
-@app.command(
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-    # Paragraphs, which a terminal's width does not join.
-    epilog="\n\n".join(["Flags, each with its default:", *described()]),
-)
-def serve(context: typer.Context) -> None:
-    """Serve released models: tensorflow_model_server when it is on PATH, else a stand-in with its flags and protocols.
-
-    Without flags it serves the platform's serving folder on the platform's addresses; with any, only what they say.
-    """
-    from airflow_ml.serving.server import command
-
-    try:
-        argv = command(list(context.args) or _serve_flags(load_platform(os.environ)))
-    except AirflowMLError as error:
-        raise _fail(error) from None
-    os.execvp(argv[0], argv)
-
-
-def _serve_flags(platform: Platform) -> list[str]:
-    from airflow_ml.serving.deployment import ModelConfigFile
-    from airflow_ml.serving.server import base_flags
-    from airflow_ml.stages.workspace import open_base
-    from airflow_ml.status import require_readable
-
-    if platform.serving_folder.startswith("s3://") or isinstance(platform.serving.config, ConfigMap):
-        raise SpecError(
-            "the platform's servers run elsewhere: what they serve is in S3, or their config in Kubernetes",
-            where="the platform's serving target",
-            remedy="docker/kubernetes/tf-serving.yaml has such servers; to start one here, give it TF Serving's flags",
-        )
-    require_readable(Path(platform.base))
-    open_base(Path(platform.base))
-    folder = Path(platform.serving_folder)
-    ModelConfigFile(folder).create()
-    ports = {"port": platform.serving.grpc, "rest_api_port": platform.serving.rest}
-    return [*(f"--{flag}={address.rpartition(':')[2]}" for flag, address in ports.items()), *base_flags(folder)]
-
-
-@app.command(name="sync-models")
-def sync_models(
-    source: Annotated[str, typer.Option("--from", help="where versions are published: s3://bucket/prefix")],
-    folder: Annotated[Path, typer.Option("--to", help="folder that the server reads")],
-    config: Annotated[Path, typer.Option("--config", help="models.config to follow, as it is mounted")],
-    copy: Annotated[Path | None, typer.Option("--copy-config", help="where the server polls it")] = None,
-    every: Annotated[float, typer.Option("--every", help="seconds between rounds", min=0.1)] = 5.0,
-    once: Annotated[bool, typer.Option("--once", help="one round, as an init container needs it")] = False,
-) -> None:
-    """Keep a model server's disk at what its config names: fetch versions whole, remove those that are named no more.
-
-    A version appears when it is complete, and before the config that names it; it goes after the config that no longer
-    does.
-    """
-    from airflow_ml.serving.targets.buckets import S3Shelf
-    from airflow_ml.serving.targets.syncing import Sync, until_told_to_stop
-
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
-    try:
-        if not source.startswith("s3://"):
-            raise SpecError(f"{source!r} is not in S3", where="--from", remedy="write s3://bucket/prefix")
-        sync = Sync(S3Shelf(source, str(folder)), folder.absolute(), config.absolute(), copy and copy.absolute())
-        if once:
-            for problem in sync.round():
-                typer.secho(problem, fg="red", err=True)
-            return
-    except AirflowMLError as error:
-        raise _fail(error) from None
-    sync.follow(every, until_told_to_stop())
-
-
 @app.command()
-def gateway(
+def vacuum(
     model: ModelName,
-    host: Annotated[str, typer.Option("--host", help="address to listen on")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", help="REST; 0 takes a free one")] = 8600,
-    grpc_port: Annotated[int, typer.Option("--grpc-port", help="gRPC; 0 takes a free one")] = 8601,
+    days: Annotated[int, typer.Option("--days", help="age of what goes from tables", min=1)] = 7,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only show it")] = False,
 ) -> None:
-    """Answer requests of raw features by name: routed by the release record, checked, rescued, logged to the lake."""
-    from airflow_ml.gateway.main import run as serve_gateway
-    from airflow_ml.stages.workspace import open_base
+    """Remove files of partitions that were replaced, and of attempts that were killed; never a training set's."""
+    from airflow_ml.housekeeping import sweep
     from airflow_ml.status import require_readable
 
     try:
-        found, platform = _load(model), load_platform(os.environ)
+        platform = load_platform(os.environ)
         require_readable(Path(platform.base))
-        open_base(Path(platform.base))
-        serve_gateway(found, platform, host, port, grpc_port)
+        found = sweep(load(model), platform, days, dry_run)
     except AirflowMLError as error:
-        raise _fail(error) from None
+        raise fail(error) from None
+    for leftovers in found:
+        typer.echo(f"{leftovers.where}: {leftovers.files} files, {leftovers.size_bytes / 1e6:,.1f} MB")
+    typer.secho(f"{'to remove' if dry_run else 'removed'}: {sum(each.files for each in found)} files", bold=True)
+
+
+app.add_typer(serving)
 
 
 @app.command()

@@ -77,6 +77,7 @@ def get_provider_info() -> dict[str, Any]:
         "notifications": ["airflow_ml.notifications.alert.ModelAlertNotifier"],
         "extra-links": [
             "airflow_ml.operators.links.ReportLink",
+            "airflow_ml.operators.links.PerformanceLink",
             "airflow_ml.operators.links.MLflowRunLink",
             "airflow_ml.operators.links.ModelVersionLink",
             "airflow_ml.operators.links.TrainingRunLink",

@@ -11,6 +11,7 @@ from typing import ClassVar, Protocol
 
 from airflow_ml.lifecycle.errors import AirflowMLError, JobFailed
 from airflow_ml.lifecycle.requests import JobRequest, JobResult
+from airflow_ml.spec import AnyCompute
 from airflow_ml.spec.base import Frozen
 
 TIMEOUT_S = 86_400.0
@@ -87,9 +88,16 @@ class Compute(Protocol):
     Attributes:
         outlives_task: Whether a job goes on when the task that submitted it ends. Only such a job can be waited for
             in a trigger; any other is waited for in the worker.
+        trigger: Class path of the trigger that waits for a job. It takes the handle, the declaration, a deadline and
+            the ids of the connections whose passwords the job has. None where no job outlives its task.
     """
 
     outlives_task: ClassVar[bool]
+    trigger: ClassVar[str | None]
+
+    @property
+    def spec(self) -> AnyCompute:
+        """The declaration."""
 
     def submit(self, request: JobRequest, secrets: Mapping[str, str], timeout_s: float | None = None) -> Handle:
         """Start a job, or go on with the one that an earlier try of the same task has started.

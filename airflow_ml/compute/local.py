@@ -51,6 +51,7 @@ class LocalProcess:
     """
 
     outlives_task: ClassVar[bool] = False
+    trigger: ClassVar[str | None] = None
     kind: ClassVar[str] = "local"
 
     def __init__(self, spec: LocalCompute | None = None, module: str = "airflow_ml.stages") -> None:

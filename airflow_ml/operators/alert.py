@@ -3,12 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import BaseOperator
+from airflow.sdk import BaseOperator, conf
 from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_ml.lifecycle.alerts import of_decision
 from airflow_ml.notifications import ModelAlertNotifier
-from airflow_ml.operators.links import report_url, run_page
+from airflow_ml.operators.links import report_links, run_page
 from airflow_ml.spec import Model, Platform
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ class SendAlertOperator(BaseOperator):
     Args:
         model: The declaration.
         decision: What `DecideRetrainingOperator` returned, templated.
-        monitoring: What `MonitorModelOperator` returned, templated: its report is linked.
+        monitoring: What `MonitorModelOperator` returned, templated: its reports are linked.
         started: Id of the training run that this run has started, templated; empty for none.
         resent: Id of the training run of an earlier window that this run has started, templated; empty for none.
         platform: Where things are; None asks Airflow's configuration.
@@ -65,6 +65,8 @@ class SendAlertOperator(BaseOperator):
         ]
         if not messages:
             raise AirflowSkipException(f"nothing new to say: {summary['decision']}")
+        if not conf.get("api", "base_url", fallback=""):
+            self.log.warning("links of this message lead nowhere outside Airflow: set [api] base_url")
         notifier = ModelAlertNotifier(self.model.name, self.platform, self.airflow_ml_conn_id)
         for message in messages:
             # Whoever reads this log sees what was to be told, also where nobody gets mail.
@@ -84,10 +86,11 @@ class SendAlertOperator(BaseOperator):
                 yield {**summary, **training, "decision": "retrain", "reasons": reasons, "numbers": {}}
 
     def _links(self, context: "Context", decided: Mapping[str, Any]) -> dict[str, str]:
-        """The drift report, the training run that was started, and the run that decided."""
+        """The reports, the training run that was started, and the run that decided."""
         ti, seen, links = context["ti"], self.monitoring, {}
-        if seen and seen["reports"]:
-            links["Report"] = report_url(ti.dag_id, self.model.name, seen["request"], seen["reports"][0])
+        if seen:
+            reports = report_links(ti.dag_id, self.model.name, seen["request"], seen["reports"])
+            links = {link.name: url for link, url in reports}
         if decided["decision"] == "retrain":
             links["Training run"] = run_page(f"{self.model.name}_training", str(decided["run_id"]))
         return links | {"Monitoring run": run_page(ti.dag_id, ti.run_id)}

@@ -1,6 +1,7 @@
 """Buttons of a task: its report, its MLflow run, its model version."""
 
 import re
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -29,6 +30,12 @@ class ReportLink(StageLink):
     """The report for people, served by the API server."""
 
     name = "Report"
+
+
+class PerformanceLink(StageLink):
+    """The second report of monitoring, beside the one on drift."""
+
+    name = "Performance report"
 
 
 class MLflowRunLink(StageLink):
@@ -72,6 +79,14 @@ def report_url(dag_id: str, model: str, request: str, report: str) -> str:
     return f"{base}/airflow-ml/reports/{quote(dag_id, safe='')}/{model}/{request}/{quote(report, safe='')}"
 
 
+def report_links(dag_id: str, model: str, request: str, reports: Iterable[str]) -> list[tuple[StageLink, str]]:
+    """Each report of a result, with its address."""
+    return [
+        (PerformanceLink() if report == "performance" else ReportLink(), report_url(dag_id, model, request, report))
+        for report in reports
+    ]
+
+
 def run_page(dag_id: str, run_id: str) -> str:
     """Address of a DAG run in Airflow's UI."""
     base = (conf.get("api", "base_url", fallback="") or "").rstrip("/")
@@ -80,9 +95,7 @@ def run_page(dag_id: str, run_id: str) -> str:
 
 def links_of(result: JobResult, platform: Platform, dag_id: str, request: str) -> dict[str, str]:
     """XCom key to address, for what the result has."""
-    links: dict[str, str] = {}
-    for report in list(result.reports)[:1]:
-        links[ReportLink().xcom_key] = report_url(dag_id, result.model, request, report)
+    links = {link.xcom_key: url for link, url in report_links(dag_id, result.model, request, result.reports)}
     ui = mlflow_ui(platform)
     run, version = result.summary.get("mlflow_run_id"), result.summary.get("version")
     if ui and run:

@@ -1,6 +1,6 @@
 """Operators of a model in production: release, scores, labels, drift, and what follows from it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -8,12 +8,13 @@ from airflow.sdk.exceptions import AirflowSkipException
 
 from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.lifecycle.windows import Window
+from airflow_ml.operators.links import PerformanceLink
 from airflow_ml.operators.stage import StageOperator
 from airflow_ml.operators.training import TrainingOperator
 from airflow_ml.spec import Platform
 
 if TYPE_CHECKING:
-    from airflow.sdk import Context
+    from airflow.sdk import BaseOperatorLink, Context
 
 
 class ReleaseModelOperator(TrainingOperator):
@@ -76,9 +77,10 @@ class WatchingOperator(StageOperator):
 
 
 class MonitorModelOperator(WatchingOperator):
-    """Drift and performance against the release's reference."""
+    """Drift and performance against the release's reference: a page for each."""
 
     stage: ClassVar[str] = "monitor"
+    operator_extra_links: "Sequence[BaseOperatorLink]" = (*StageOperator.operator_extra_links, PerformanceLink())
 
 
 class DecideRetrainingOperator(WatchingOperator):

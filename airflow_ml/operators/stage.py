@@ -1,12 +1,13 @@
 """`StageOperator`: a task that sends one request to a compute, waits for it, and keeps the result."""
 
+import importlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from airflow.sdk import BaseOperator, conf
 
-from airflow_ml.compute import Compute, Handle, JobState, KubernetesPods, Phase, follow, wait
+from airflow_ml.compute import Compute, Handle, JobState, Phase, follow, wait
 from airflow_ml.compute.base import TIMEOUT_S
 from airflow_ml.compute.exchange import read_response
 from airflow_ml.compute.local import die_with_parent
@@ -20,7 +21,6 @@ from airflow_ml.operators.errors import as_airflow
 from airflow_ml.operators.links import MLflowRunLink, ModelVersionLink, ReportLink, links_of, report_url, url_in_log
 from airflow_ml.operators.results import NOTE, note_of, to_xcom
 from airflow_ml.spec import Model, Platform
-from airflow_ml.triggers.job import JobTrigger
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperatorLink, Context
@@ -110,11 +110,11 @@ class StageOperator(BaseOperator):
             self.log.info("stage %s of %s%s: %s", self.stage, self.model.name, _of(request.window), handle.folder)
             if handle.job is not None:
                 self.log.info("job %s in namespace %s", handle.job.name, handle.job.namespace)
-            if self.deferrable and isinstance(compute, KubernetesPods):
+            if self.deferrable and compute.trigger is not None:
                 # A trigger that fires at once may fail its task (apache/airflow #71580): look before leaving.
                 state = compute.poll(handle)
                 if state.phase is Phase.RUNNING:
-                    self._leave(compute, handle, hook.platform)
+                    self._leave(compute.trigger, compute, handle, hook.platform)
                 result = self._ended(state)
             else:
                 result = wait(compute, handle, self._teller(context, hook.platform, secrets.values()))
@@ -147,13 +147,13 @@ class StageOperator(BaseOperator):
             raise as_airflow(error) from None
         return hook.platform, result, job
 
-    def _leave(self, compute: KubernetesPods, handle: Handle, platform: Platform) -> None:
+    def _leave(self, path: str, compute: Compute, handle: Handle, platform: Platform) -> None:
         """Give the worker back until the job has ended."""
-        spec = compute.spec.model_dump(mode="json")
+        module, _, name = path.rpartition(".")
+        trigger = getattr(importlib.import_module(module), name)
+        job, spec = handle.model_dump(mode="json"), compute.spec.model_dump(mode="json")
         deadline, connections = time.time() + self._timeout_s(), list(platform.connections.values())
-        self.defer(
-            trigger=JobTrigger(handle.model_dump(mode="json"), spec, deadline, connections), method_name="resume"
-        )
+        self.defer(trigger=trigger(job, spec, deadline, connections), method_name="resume")
 
     def _ended(self, state: JobState) -> JobResult:
         following = follow(state)

@@ -3,10 +3,12 @@
 A window is refused or taken as a whole: every bad file is named in one error, and nothing is written for the good ones.
 """
 
+import contextlib
 import glob
 import gzip
 import hashlib
 import json
+import os
 import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -17,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from airflow_ml.lake import Attempt
 from airflow_ml.lifecycle.errors import BadFile
 from airflow_ml.spec.source import Files
-from airflow_ml.stages._parsing import Parsed, Problem, Refused, parse
+from airflow_ml.stages._parsing import Parsed, parse
+from airflow_ml.stages._problems import Problem, Refused
 from airflow_ml.stages.base import PartitionStage
 from airflow_ml.stages.context import StageContext
 
@@ -107,10 +110,10 @@ class Landing:
         return Path(self.pattern.replace("{ds}", day.isoformat()))
 
     def sha256(self, day: date) -> str | None:
-        """Hash of a day's file; None when there is no file, which `read` reports with all else that is wrong."""
+        """Hash of a day's file; None when it cannot be read, which `read` reports with all else that is wrong."""
         try:
             return hashlib.sha256(self.path(day).read_bytes()).hexdigest()
-        except (FileNotFoundError, IsADirectoryError):
+        except OSError:
             return None
 
     def read(self, days: Sequence[date]) -> Iterator[tuple[date, str, Parsed]]:
@@ -144,7 +147,9 @@ class Landing:
         """
         alike: dict[tuple[int, bytes], list[tuple[date, Path]]] = {}
         for day, path in self._landed():
-            alike.setdefault(_mark(path), []).append((day, path))
+            # One that cannot be read is refused for that, if it is wanted.
+            with contextlib.suppress(OSError):
+                alike.setdefault(_mark(path), []).append((day, path))
         wanted = set(days)
         copies = {}
         for files in alike.values():
@@ -163,7 +168,7 @@ class Landing:
                 day = date.fromisoformat(name[len(parts[0]) : len(parts[0]) + 10])
             except ValueError:
                 continue
-            if self.path(day) == Path(name) and Path(name).is_file():
+            if self.path(day) == Path(name) and os.path.isfile(name):
                 found.append((day, Path(name)))
         return sorted(found)
 
@@ -177,6 +182,9 @@ def _delivered(path: Path) -> bytes:
         raise Refused([Problem("the file has not landed", remedy)]) from None
     except IsADirectoryError:
         raise Refused([Problem("it is a folder, not a file", "have the upstream deliver the file itself")]) from None
+    except OSError as error:
+        what = f"it cannot be read: {error.strerror or error}"
+        raise Refused([Problem(what, "see that this user can read it, and that its disk is sound")]) from error
 
 
 def _unpacked(content: bytes, path: Path) -> bytes:

@@ -31,7 +31,7 @@ DECISION = {
     "model_version": 3,
     "numbers": {"drifted_share": 0.4},
 }
-MONITORING = {"reports": ["drift"], "request": "0" * 32}
+MONITORING = {"reports": ["drift", "performance"], "request": "0" * 32}
 
 
 def _alert(model, platform, started, resent="", **decision):
@@ -60,10 +60,22 @@ def test_a_retraining_that_started_is_told(model, alerting, mailbox, run_dag):
         "2013-07-26..2013-08-01",
         "drifted share</th><td>0.4",
         f"http://airflow.test/airflow-ml/reports/alert/small/{'0' * 32}/drift",
+        f"http://airflow.test/airflow-ml/reports/alert/small/{'0' * 32}/performance",
         "http://airflow.test/dags/small_training/runs/drift__2013-08-01",
         "http://airflow.test/dags/alert/runs/",
     ):
         assert part in body(mail)
+
+
+def test_an_address_that_mails_cannot_open_is_told_in_the_log(model, alerting, mailbox, run_dag, monkeypatch, capfd):
+    monkeypatch.delenv("AIRFLOW__API__BASE_URL")
+    run_dag(_alert(model, alerting, "drift__2013-08-01"), logical_date=DAY)
+    assert "set [api] base_url" in "".join(capfd.readouterr())
+    assert 'href="http' not in body(mailbox.mails[0])
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "http://airflow.test")
+    run_dag(_alert(model, alerting, "drift__2013-08-01"), logical_date=DAY)
+    assert "set [api] base_url" not in "".join(capfd.readouterr())
+    assert 'href="http' in body(mailbox.mails[1])
 
 
 def test_a_broken_input_is_told(model, alerting, mailbox, run_dag):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from airflow.sdk import DAG
 
+from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.lifecycle.requests import Coordinates, JobRequest
 from airflow_ml.operators import (
@@ -21,6 +22,7 @@ from airflow_ml.operators import (
 from airflow_ml.pipelines import model_dags
 from airflow_ml.stages._files import wanted_version
 from airflow_ml.stages.context import StageContext
+from tests.support.elsewhere import Queue
 
 DAY = datetime(2013, 8, 1, tzinfo=UTC)
 
@@ -249,6 +251,24 @@ def test_the_xcom_is_small_and_the_links_are_there(model, platform, script, run_
     assert not pushed["gates", "_link_MLflowRunLink"]
 
 
+def test_every_report_of_monitoring_opens_from_its_task(
+    model, platform, script, run_dag, xcoms, client, token, monkeypatch
+):
+    monkeypatch.setenv("AIRFLOW__AIRFLOW_ML__BASE", platform.base)
+    pages = {name: Path(platform.base) / f"{name}.html" for name in ("drift", "performance")}
+    for name, page in pages.items():
+        page.write_text(f"<p>{name}</p>")
+    named = {name: {"uri": str(page), "sha256": "0", "media_type": "text/html"} for name, page in pages.items()}
+    script(monitor={"reports": named})
+    with DAG("watched", schedule=None) as dag:
+        watch = MonitorModelOperator(task_id="monitor", model=model, platform=platform)
+    run, _ = run_dag(dag, logical_date=DAY)
+    links = [xcoms(run)["monitor", link.xcom_key] for link in watch.operator_extra_links]
+    viewer = {"Authorization": f"Bearer {token('viewer')}"}
+    seen = [client.get(link.removeprefix("http://airflow.test"), headers=viewer).text for link in links if link]
+    assert sorted(seen) == ["<p>drift</p>", "<p>performance</p>"]
+
+
 def test_the_run_in_mlflow_is_linked_while_the_training_runs(model, platform, script, run_dag, xcoms):
     """The job fails after it has named its run: the link was there before."""
     script(train={"do": "fail", "error": "TrainingFailed", "first": [f"INFO MLflow run {'a' * 32}"]})
@@ -302,6 +322,19 @@ def test_a_local_process_is_waited_for_in_the_worker_whatever_deferrable_says(mo
     shown = "".join(capfd.readouterr())
     assert "the job ends with its task, so the task waits for it in the worker" in shown
     assert "[DAG TEST] running trigger" not in shown
+
+
+def test_a_job_that_outlives_its_task_is_waited_for_by_the_trigger_of_its_compute(
+    model, platform, script, run_dag, monkeypatch, capfd
+):
+    """Whatever the compute is: the operator knows none of them."""
+    monkeypatch.setattr(PlatformHook, "compute", lambda hook, stage, kind: Queue(hook.platform.compute))
+    script(ingest={"do": "sleep", "seconds": 1})
+    with DAG("queued", schedule=None) as dag:
+        IngestOperator(task_id="ingest", model=model, platform=platform, deferrable=True)
+    _, states = run_dag(dag, logical_date=DAY)
+    assert states == {"ingest": "success"}
+    assert "[DAG TEST] running trigger" in "".join(capfd.readouterr())
 
 
 def test_mlflow_links_need_a_server(platform):

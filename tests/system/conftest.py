@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from airflow_ml.examples.flights.demo.loop import Calendar, Loop
+from airflow_ml.examples.flights.demo.calendar import Calendar
+from airflow_ml.examples.flights.demo.loop import Loop
 from airflow_ml.examples.flights.demo.processes import Addresses, airflow_environment, process, wait_until
 from airflow_ml.examples.flights.demo.rest import AirflowRest
 from airflow_ml.lifecycle.windows import Window

@@ -18,7 +18,9 @@ from urllib.parse import quote
 import pyarrow as pa
 import pytest
 
-from airflow_ml.examples.flights.demo.loop import window
+from airflow_ml.examples.flights.demo.calendar import window
+from airflow_ml.examples.flights.demo.online import predict
+from airflow_ml.examples.flights.demo.tools import backfill, command
 from airflow_ml.examples.flights.world import World
 from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.errors import JobFailed
@@ -209,11 +211,11 @@ def test_rolling_back_is_one_run_of_the_release_dag(loop, deployment):
         "flights_release", {"mode": "rollback", "version": 1, "reason": "the test asks for it"}
     )
     assert deployment.rest.wait("flights_release", run_id, 300) == "success"
-    (ruling, *_) = json.loads(loop.command("airflow-ml", "status", "flights", "--json"))["champions"]
+    (ruling, *_) = json.loads(command(loop.environment, "airflow-ml", "status", "flights", "--json"))["champions"]
     assert (ruling["version"], ruling["reason"]) == (1, "the test asks for it")
     with connect(f"http://{loop.rest_address}") as server:
         assert server.metadata("flights", label="stable").version == 1
-    assert 0 < loop.predict()["probability"] < 1
+    assert 0 < predict(loop.model, loop.base, loop.rest_address)["probability"] < 1
 
 
 # Airflow, as a person at its command line
@@ -223,7 +225,7 @@ def _backfill(loop, nights: Window, behavior: str, while_active=None) -> set[dat
     """`airflow backfill create`, and wait until Airflow calls it complete (a sweep every 30 s); the nights that ran."""
     _settled(loop.rest)
     before = _tries(loop.rest)
-    loop.backfill("flights_scoring", nights, "--reprocess-behavior", behavior)
+    backfill(loop.rest, loop.environment, "flights_scoring", nights, "--reprocess-behavior", behavior)
     if while_active is not None:
         while_active(loop.rest, nights)
     _settled(loop.rest)

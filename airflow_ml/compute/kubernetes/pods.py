@@ -69,6 +69,7 @@ class KubernetesPods:
     """
 
     outlives_task: ClassVar[bool] = True
+    trigger: ClassVar[str | None] = "airflow_ml.triggers.job.JobTrigger"
     kind: ClassVar[str] = "kubernetes"
 
     def __init__(self, spec: KubernetesCompute, api: Api, clock: Callable[[], float] = time.time) -> None:

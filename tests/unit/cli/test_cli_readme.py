@@ -38,7 +38,9 @@ def test_the_stages_of_the_readme_can_be_run_in_its_order():
         assert model == "flights"
         assert NEEDS.get(stage, set()) <= done, f"{stage} comes too early"
         done.add(stage)
-    assert "train" in done
+    assert {"register", "release"} <= done, "it ends with a model in production"
+    serve = block[1].index("\nairflow-ml serve &")
+    assert serve < block[1].index("airflow-ml run release"), "a release needs the server"
     assert len({tuple(window) for _, _, *window in commands}) == 1, "all are of one window"
 
 

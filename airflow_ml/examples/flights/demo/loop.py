@@ -1,10 +1,7 @@
 """The loop itself: what a person would do in the UI over an autumn, done through the REST API and the command line."""
 
 import json
-import subprocess
-import sys
 import time
-import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
@@ -12,8 +9,11 @@ from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
+from airflow_ml.examples.flights.demo.calendar import AUTUMN, Calendar, known, window
+from airflow_ml.examples.flights.demo.online import predict
 from airflow_ml.examples.flights.demo.rest import AirflowRest, TaskRow
 from airflow_ml.examples.flights.demo.summary import StageTime, Summary, WatchedWeek, arms, auc_by_week
+from airflow_ml.examples.flights.demo.tools import backfill, command
 from airflow_ml.examples.flights.demo.traffic import Callers, callers
 from airflow_ml.examples.flights.model import flights
 from airflow_ml.examples.flights.world import World
@@ -21,31 +21,6 @@ from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.errors import JobFailed
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Model
-
-
-@dataclass(frozen=True)
-class Calendar:
-    """The days that the demo plays.
-
-    Attributes:
-        history: Delivered and built in bulk before the first training.
-        nights: Scored one by one with `airflow backfill`.
-        watched: Ends of the monitoring windows, in order; the first that says `retrain` ends the watching.
-        after: How many nights the loop goes on after the retraining.
-    """
-
-    history: Window
-    nights: Window
-    watched: tuple[date, ...]
-    after: int = 7
-
-
-AUTUMN = Calendar(
-    history=Window.of("2013-01-01", "2013-11-15"),
-    nights=Window.of("2013-11-16", "2013-12-15"),
-    watched=(date(2013, 11, 22), date(2013, 11, 29), date(2013, 12, 6), date(2013, 12, 13)),
-)
-"""A calm autumn to learn from, and then the storms of December: late flights double within two weeks."""
 
 
 @dataclass
@@ -126,7 +101,7 @@ class Loop:
         """Wait for their data, then one scoring run a night."""
         self._wait(f"data of {nights}", "data", data)
         before, clock = time.monotonic(), time.time()
-        self.backfill(f"{self.model.name}_scoring", nights, "--max-active-runs", "4")
+        backfill(self.rest, self.environment, f"{self.model.name}_scoring", nights, "--max-active-runs", "4")
         wanted = set(nights)
         seen: set[str] = set()
         while True:
@@ -218,7 +193,7 @@ class Loop:
 
     def _finish(self, scored: Window) -> None:
         """Champions, AUC by week, and one online prediction."""
-        status = json.loads(self.command("airflow-ml", "status", self.model.name, "--json"))
+        status = json.loads(command(self.environment, "airflow-ml", "status", self.model.name, "--json"))
         self.summary.champions = [
             {"version": entry["version"], "auc": entry["roc_auc"], "reason": entry["reason"]}
             for entry in status["champions"]
@@ -226,24 +201,7 @@ class Loop:
         feedback = LakeTable(self.base / f"lake/{self.model.name}/feedback")
         if feedback.exists():
             self.summary.auc_by_week = auc_by_week(feedback, scored)
-        self.summary.online_prediction = self.predict()
-
-    def predict(self) -> dict[str, Any]:
-        """Ask the model server for one flight of the last night, as any client would."""
-        table = LakeTable(self.base / f"lake/{self.model.name}/features")
-        night = max(table.snapshot().rows)
-        row = table.read(Window.of(night), columns=list(self.model.features.columns)).slice(0, 1).to_pylist()[0]
-        numeric = set(self.model.features.numeric)
-        # A missing number is a bare NaN, which TF Serving's REST API reads although JSON has none.
-        instance = {key: _json_value(value, key in numeric) for key, value in row.items()}
-        body = json.dumps({"instances": [instance]})
-        url = f"http://{self.rest_address}/v1/models/{self.model.name}/labels/stable:predict"
-        request = urllib.request.Request(url, body.encode(), {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=30) as response:
-            answer = json.loads(response.read())
-        prediction = answer["predictions"][0]
-        probability = prediction["probability"] if isinstance(prediction, dict) else prediction
-        return {"curl": f"curl -s -d '{body}' {url}", "probability": float(probability)}
+        self.summary.online_prediction = predict(self.model, self.base, self.rest_address)
 
     # the ways to Airflow
 
@@ -269,46 +227,6 @@ class Loop:
 
         return show
 
-    def backfill(self, dag_id: str, nights: Window, *options: str) -> None:
-        """`airflow backfill create`, after an earlier one has ended; again when SQLite was locked.
-
-        The DAG is paused meanwhile. A command that finds SQLite locked half-way takes back the runs that it has made,
-        and a scheduler that has begun with one of them dies of it (seen in Airflow 3.3.2). It may also leave a backfill
-        without runs, which Airflow ends in its next sweep; repeating does no harm.
-        """
-        dates = ("--from-date", str(nights.start), "--to-date", str(nights.end))
-        for last in (False, False, True):
-            while any(found["completed_at"] is None for found in self.rest.backfills(dag_id)):
-                time.sleep(2)
-            self.rest.pause(dag_id)
-            try:
-                self.command("airflow", "backfill", "create", "--dag-id", dag_id, *dates, *options)
-                return
-            except JobFailed:
-                if last:
-                    raise
-            finally:
-                self.rest.unpause(dag_id)
-
-    def command(self, name: str, *arguments: str) -> str:
-        """Run a command line tool of this environment; returns what it printed.
-
-        Raises:
-            JobFailed: It ended with an error.
-        """
-        program = str(Path(sys.executable).with_name(name))
-        done = subprocess.run(
-            [program, *arguments],
-            env=dict(self.environment),
-            capture_output=True,
-            text=True,
-            check=False,
-            stdin=subprocess.DEVNULL,
-        )
-        if done.returncode:
-            raise JobFailed(f"{name} {arguments[0]}: {done.stderr.strip()[-500:]}", remedy="see the message")
-        return done.stdout
-
     def _scored(self, nights: Window) -> int:
         return len(set(nights) & set(LakeTable(self.base / f"lake/{self.model.name}/predictions").snapshot().rows))
 
@@ -316,21 +234,5 @@ class Loop:
         self.say(f"\n== {what}")
 
 
-def known(history: Window, model: Model) -> Window:
-    """Outcomes that have landed by the last midnight of the history."""
-    return Window.of(history.start, history.end - timedelta(days=model.label.lag))
-
-
-def window(days: Window) -> dict[str, str]:
-    """A window as the DAGs' form takes it."""
-    return {"from": days.start.isoformat(), "to": days.end.isoformat()}
-
-
 def _day(run: Mapping[str, Any]) -> date | None:
     return date.fromisoformat(run["logical_date"][:10]) if run["logical_date"] else None
-
-
-def _json_value(value: Any, numeric: bool) -> Any:
-    if value is None:
-        return float("nan") if numeric else ""
-    return value

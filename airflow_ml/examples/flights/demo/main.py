@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 import airflow_ml
+from airflow_ml.examples.flights.demo import pages
 from airflow_ml.examples.flights.demo.loop import Loop
 from airflow_ml.examples.flights.demo.pods import computes
 from airflow_ml.examples.flights.demo.processes import Addresses, airflow_environment, process, tail, wait_until
@@ -74,6 +75,8 @@ def _run(leave_running: bool, root: Path, pods: bool) -> int:
     (home / "passwords.json").write_text(json.dumps({"admin": password}))
     addresses = Addresses.free()
     environment = airflow_environment(home, base, _dags_folder(root), addresses)
+    mlflow_ui = f"http://127.0.0.1:{addresses.mlflow}"
+    environment["AIRFLOW__AIRFLOW_ML__REGISTRY_UI"] = mlflow_ui
     if pods:
         environment["AIRFLOW__AIRFLOW_ML__COMPUTES"] = computes(base)
     # SIGTERM ends the demo as Ctrl-C does: through the `finally` that ends what it started.
@@ -81,12 +84,15 @@ def _run(leave_running: bool, root: Path, pods: bool) -> int:
     summary = Summary(problems=["the loop was not played to its end"])
     began = time.monotonic()
     python = sys.executable
+    # Nobody waits for MLflow's pages: while they start, the loop goes first.
+    asked_last = ["nice", "-n", "10", *pages.command(base, addresses.mlflow)]
     try:
         with (
             process(
                 "model server", [python, "-m", "airflow_ml.cli", "serve"], environment, root / "server.log"
             ) as server,
             process("airflow", [python, "-m", "airflow", "standalone"], environment, root / "airflow.log") as airflow,
+            process("mlflow", asked_last, environment, root / "mlflow.log") as mlflow,
         ):
             rest = AirflowRest(f"http://127.0.0.1:{addresses.airflow}", "admin", password)
             print(f"== starting Airflow at {rest.url} (log: {root / 'airflow.log'})", flush=True)
@@ -109,6 +115,9 @@ def _run(leave_running: bool, root: Path, pods: bool) -> int:
             summary.write(root / "summary.json")
             print(render(summary))
             print(f"the UI: {rest.url}  (admin / {password})\nthe same as JSON: {root / 'summary.json'}", flush=True)
+            # Links of the tasks lead there; the loop itself does without.
+            told = mlflow_ui if mlflow.poll() is None else f"ended: {tail(root / 'mlflow.log')}"
+            print(f"MLflow's pages: {told}", flush=True)
             if leave_running:
                 print("Ctrl-C ends it, with everything that it started.", flush=True)
                 while airflow.poll() is None:

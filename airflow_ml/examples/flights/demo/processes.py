@@ -29,6 +29,7 @@ class Addresses:
     rest: int
     worker_logs: int
     trigger_logs: int
+    mlflow: int
 
     @classmethod
     def free(cls, usual: bool = True) -> "Addresses":
@@ -38,7 +39,7 @@ class Addresses:
             usual: Take those that people expect, where they are free.
         """
         taken: set[int] = set()
-        return cls(*(_free_port(port if usual else 0, taken) for port in (8080, 8500, 8501, 8793, 8794)))
+        return cls(*(_free_port(port if usual else 0, taken) for port in (8080, 8500, 8501, 8793, 8794, 5000)))
 
 
 def _free_port(wanted: int, taken: set[int]) -> int:
