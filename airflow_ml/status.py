@@ -73,13 +73,12 @@ def require_readable(base: Path) -> None:
     Raises:
         BaseError: It is no folder, cannot be read, or was written by a newer package.
     """
-    from airflow_ml.stages.workspace import open_base
+    from airflow_ml.stages.workspace import check_base
 
     try:
         if base.exists() and not base.is_dir():
             raise BaseError("not a folder", where=str(base), remedy="choose another base: AIRFLOW_ML_BASE=/a/folder")
-        if (base / "airflow_ml.json").exists():
-            open_base(base)
+        check_base(base)
     except OSError as error:
         raise BaseError(
             f"cannot read: {error.strerror or error}",

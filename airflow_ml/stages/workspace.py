@@ -9,33 +9,49 @@ from airflow_ml.spec import Model
 from airflow_ml.storage import locked, sha256, storage_error, verify, write_atomically
 from airflow_ml.version import __version__
 
-__all__ = ["claim_name", "locked", "open_base", "sha256", "storage_error", "verify", "write_atomically"]
+__all__ = ["check_base", "claim_name", "locked", "open_base", "sha256", "storage_error", "verify", "write_atomically"]
 
 
 def open_base(base: Path) -> None:
-    """Mark a new base, and refuse one that a newer package wrote.
+    """Mark a base as one that this package writes into: a package that does not know our format then refuses it.
 
     Raises:
         BaseError: Not writable, or of a newer format.
     """
-    marker = base / "airflow_ml.json"
-    if not marker.exists():
-        write_atomically(marker, json.dumps({"format": FORMAT, "created_by": __version__}))
-        return
+    if check_base(base) < FORMAT:
+        with locked(base / ".airflow_ml.lock"):
+            # The mark only rises, also when two versions of the package come at once.
+            if check_base(base) < FORMAT:
+                write_atomically(_marker(base), json.dumps({"format": FORMAT, "written_by": __version__}))
+
+
+def check_base(base: Path) -> int:
+    """The format of what is in a base, 0 where nothing is; changes nothing.
+
+    Raises:
+        BaseError: A newer package wrote into it, or its mark cannot be read.
+    """
     try:
-        found = json.loads(marker.read_text())
+        found = json.loads(_marker(base).read_text(encoding="utf-8"))
         version = int(found["format"])
+    except FileNotFoundError:
+        return 0
     except (ValueError, KeyError, TypeError) as error:
         raise BaseError(
-            "not a marker of ours", where=str(marker), remedy="restore the file, or choose another base"
+            "not a marker of ours", where=str(_marker(base)), remedy="restore the file, or choose another base"
         ) from error
     if version > FORMAT:
         raise BaseError(
-            f"written by airflow-ml {found.get('created_by', '?')} in format {version}; "
+            f"written by airflow-ml {found.get('written_by', '?')} in format {version}; "
             f"this is {__version__}, which knows {FORMAT}",
             where=str(base),
             remedy="upgrade airflow-ml here, or choose another base",
         )
+    return version
+
+
+def _marker(base: Path) -> Path:
+    return base / "airflow_ml.json"
 
 
 def claim_name(base: Path, model: Model) -> None:

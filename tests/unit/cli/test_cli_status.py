@@ -55,7 +55,7 @@ def test_a_decision_is_shown_with_the_window_that_it_judged(tmp_path, training):
     ("make", "says"),
     [
         (lambda base: base.write_text("a file"), "not a folder"),
-        (lambda base: _marker(base, {"format": 99, "created_by": "9.9"}), "written by airflow-ml 9.9 in format 99"),
+        (lambda base: _marker(base, {"format": 99, "written_by": "9.9"}), "written by airflow-ml 9.9 in format 99"),
         (lambda base: _marker(base, "{"), "not a marker of ours"),
     ],
 )
