@@ -63,10 +63,26 @@ class DayStage(PartitionStage):
         return schema, {}
 
 
+class ReadingStage(Stage):
+    """Reads what is committed, and what its parameter names."""
+
+    name = "evaluate"
+    params = ("also",)
+
+    def identify(self, ctx):
+        return {"params": ctx.params}
+
+    def run(self, ctx):
+        if also := ctx.params.get("also"):
+            Path(also).read_text()
+        return Outcome(rows=ctx.table("raw").read().num_rows)
+
+
 @pytest.fixture
 def stages(monkeypatch):
     CountingStage.runs = 0
-    monkeypatch.setattr(runner, "stage_of", lambda name: {"train": CountingStage(), "ingest": DayStage()}[name])
+    known = {"train": CountingStage(), "ingest": DayStage(), "evaluate": ReadingStage()}
+    monkeypatch.setattr(runner, "stage_of", known.__getitem__)
 
 
 def request(base: Path, stage: str = "train", **changes) -> JobRequest:
@@ -213,6 +229,26 @@ class TestRefusals:
         assert refused.value.where == done.uri
         Path(done.uri).unlink()
         assert not runner.execute(request(tmp_path)).reused
+
+    def test_a_committed_file_that_is_gone_is_told_and_its_partition_made_again(self, tmp_path):
+        ingest = request(tmp_path, "ingest", window=Window.of("2013-01-01", "2013-01-03"))
+        runner.execute(ingest)
+        table = LakeTable(tmp_path / "lake/small/raw")
+        (lost,) = table.files(Window.of("2013-01-02"))
+        Path(lost).unlink()
+        with pytest.raises(BaseError, match=r"a committed file is gone.*the table 'raw' again") as refused:
+            runner.execute(request(tmp_path, "evaluate"))
+        assert refused.value.where == lost
+        again = runner.execute(ingest)
+        assert again.summary["built"] == ["2013-01-02"]
+        assert not again.reused
+        assert runner.execute(request(tmp_path, "evaluate")).rows == 3
+        assert runner.execute(ingest).reused
+
+    def test_a_file_that_a_stages_own_code_misses_is_no_committed_one(self, tmp_path):
+        runner.execute(request(tmp_path, "ingest", window=Window.of("2013-01-01")))
+        with pytest.raises(FileNotFoundError):
+            runner.execute(request(tmp_path, "evaluate", params={"also": str(tmp_path / "no.parquet")}))
 
     def test_an_upstream_stage_that_has_not_run(self, tmp_path):
         ctx = runner.identify(request(tmp_path, window=Window.of("2013-01-01", "2013-02-01")), CountingStage())
