@@ -9,7 +9,17 @@ from airflow_ml.spec import Model
 from airflow_ml.storage import locked, sha256, storage_error, verify, write_atomically
 from airflow_ml.version import __version__
 
-__all__ = ["check_base", "claim_name", "locked", "open_base", "sha256", "storage_error", "verify", "write_atomically"]
+__all__ = [
+    "check_base",
+    "claim_name",
+    "locked",
+    "open_base",
+    "require_name",
+    "sha256",
+    "storage_error",
+    "verify",
+    "write_atomically",
+]
 
 
 def open_base(base: Path) -> None:
@@ -57,24 +67,44 @@ def _marker(base: Path) -> Path:
 def claim_name(base: Path, model: Model) -> None:
     """Bind a model's name to its declaring module in this base; the first of several that come at once gets it.
 
+    Raises:
+        NameTaken: A model of this name is declared elsewhere.
+    """
+    record = _name_record(base, model)
+    if not record.exists():
+        with locked(record.with_suffix(".lock")):
+            if not record.exists():
+                write_atomically(record, json.dumps(_declared(model)))
+    require_name(base, model)
+
+
+def require_name(base: Path, model: Model) -> None:
+    """Make sure that nobody else's model has this name here; binds nothing.
+
     A module without a package, like ``__main__`` or a DAG file, can be another file of the same name: there, the
     entry point of the features has to agree, too.
 
     Raises:
         NameTaken: A model of this name is declared elsewhere.
+        BaseError: The record cannot be read.
     """
-    record = base / "models" / f"{model.name}.json"
-    mine = {"declared_in": model.declared_in, "build": model.features.build}
-    if not record.exists():
-        with locked(record.with_suffix(".lock")):
-            if not record.exists():
-                write_atomically(record, json.dumps(mine))
-    owner = json.loads(record.read_text(encoding="utf-8"))
+    record, mine = _name_record(base, model), _declared(model)
     where = str(record)
+    try:
+        owner = json.loads(record.read_text(encoding="utf-8"))
+        declared_in = owner["declared_in"]
+    except FileNotFoundError:
+        return
+    except (ValueError, KeyError, TypeError) as error:
+        raise BaseError(
+            f"the record of whose name this is, is damaged: {type(error).__name__}",
+            where=where,
+            remedy="delete it: the next stage of the model writes it again",
+        ) from error
     remedy = "give one of them another name; if the declaration only moved or changed, delete this record"
-    if owner["declared_in"] != mine["declared_in"]:
+    if declared_in != mine["declared_in"]:
         raise NameTaken(
-            f"{model.name!r} belongs to the model declared in {owner['declared_in']!r}; "
+            f"{model.name!r} belongs to the model declared in {declared_in!r}; "
             f"this one is declared in {model.declared_in!r}",
             where=where,
             remedy=remedy,
@@ -86,3 +116,11 @@ def claim_name(base: Path, model: Model) -> None:
             where=where,
             remedy=remedy,
         )
+
+
+def _name_record(base: Path, model: Model) -> Path:
+    return base / "models" / f"{model.name}.json"
+
+
+def _declared(model: Model) -> dict[str, str]:
+    return {"declared_in": model.declared_in, "build": model.features.build}
