@@ -92,14 +92,6 @@ def test_artifacts_lie_below_the_base(platform: Platform, tmp_path: Path) -> Non
     assert found.read_text() == "<p>hello</p>"
 
 
-def test_a_database_has_no_page_and_a_server_has(platform: Platform) -> None:
-    assert tracking.version_url(platform, NAME, 3) is None
-    shown = platform.model_copy(update={"registry_ui": "https://mlflow.example"})
-    assert tracking.version_url(shown, NAME, 3) == "https://mlflow.example/#/models/small/versions/3"
-    server = platform.model_copy(update={"registry": "http://mlflow.example:5000/"})
-    assert tracking.version_url(server, NAME, 3) == "http://mlflow.example:5000/#/models/small/versions/3"
-
-
 @pytest.mark.slow
 def test_first_use_by_two_processes_at_once_makes_one_schema_and_one_run(tmp_path: Path) -> None:
     found = set(steps.together(steps.start_run, [(str(tmp_path),), (str(tmp_path),)]))
