@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_ml.lifecycle import rollout as machine
+from airflow_ml.lifecycle import rollout_moves as machine
 from airflow_ml.lifecycle import rollout_operations, rollout_plans
 from airflow_ml.lifecycle.errors import ChampionMoved, NotReleasable, RolloutRunning, ServingError
 from airflow_ml.lifecycle.judging import Finding, Judgement, Verdict
