@@ -12,17 +12,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import ValidationError
 
+from airflow_ml import declarations
 from airflow_ml.cli_serving import serving
 from airflow_ml.cli_shared import ModelName, fail, load
 from airflow_ml.compute.platform import load_platform
-from airflow_ml.declarations import (
-    check_entry_points,
-    check_pods,
-    check_serving,
-    check_training,
-    find_model,
-    spec_problems,
-)
+from airflow_ml.declarations import find_model, look_here, spec_problems
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
@@ -69,6 +63,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="show the versi
     if version:
         typer.echo(__version__)
         raise typer.Exit
+    look_here()
 
 
 @app.command()
@@ -82,8 +77,7 @@ def check(model: ModelName) -> None:
     except AirflowMLError as error:
         raise fail(error) from None
     else:
-        problems = check_training(found) + check_pods(found, platform) + check_serving(platform)
-        problems += check_entry_points(found)
+        problems = declarations.check(found, platform, os.environ)
         if not problems:
             inputs, gates = len(found.features.columns), len(found.gates)
             typer.echo(f"{found.name}: ok ({inputs} inputs, {gates} gates, base {platform.base})")

@@ -1,37 +1,29 @@
 """Finding a user's model by name, and checking its declaration before anything runs."""
 
 import importlib
-import json
-import subprocess
 import sys
-import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from airflow_ml.compute.platform import PREFIX, SETTINGS, unread
+from airflow_ml.entry_points import check_entry_points
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
+from airflow_ml.lifecycle.imports import place
 from airflow_ml.lifecycle.refusals import Problem, problems_of
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute, Model, Platform, Reload, ServingTarget
 from airflow_ml.spec.tuning import Between
 
-_IMPORT_TIMEOUT_S = 120
-_PROBE = """
-import importlib, json, sys
-problems = []
-for entry_point in json.loads(sys.argv[1]):
-    module, _, name = entry_point.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except BaseException as error:
-        problems.append([entry_point, f"cannot import {module}: {type(error).__name__}: {error}"])
-        continue
-    if not callable(found):
-        problems.append([entry_point, f"{module} has no function {name!r}"])
-print("\\n" + json.dumps(problems))
-"""
+
+def look_here() -> str:
+    """Let modules of the working folder be found, as `python -m` does; returns the folder."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    return here
 
 
 def find_model(name: str) -> Model:
@@ -44,9 +36,7 @@ def find_model(name: str) -> Model:
     Raises:
         SpecError: There is none, or its declaration is refused.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    here = look_here()
     candidates = [name] if ":" in name else [f"{name}.model:{name}", f"airflow_ml.examples.{name}.model:{name}"]
     for candidate in candidates:
         module_name, _, attribute = candidate.partition(":")
@@ -58,14 +48,14 @@ def find_model(name: str) -> Model:
             if error.name and (module_name == error.name or module_name.startswith(f"{error.name}.")):
                 continue
             raise SpecError(
-                str(error), where=_place(error, module_name), remedy="install what the module imports"
+                str(error), where=place(error, module_name), remedy="install what the module imports"
             ) from error
         except (ValidationError, AirflowMLError):
             raise
         except (Exception, SystemExit) as error:
             raise SpecError(
                 f"importing it ended with {type(error).__name__}: {error}",
-                where=_place(error, module_name),
+                where=place(error, module_name),
                 remedy="correct the file; it must be importable by `python -c 'import ...'`",
             ) from error
         model = getattr(module, attribute, None)
@@ -81,18 +71,6 @@ def find_model(name: str) -> Model:
     )
 
 
-def _place(error: BaseException, module_name: str) -> str:
-    """File and line of an error that importing a module raised: in the module itself, if it got there."""
-    if isinstance(error, SyntaxError) and error.filename:
-        return f"{error.filename}, line {error.lineno}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<frozen")]
-    ours = str(Path(__file__))
-    frames = [frame for frame in frames if frame.filename not in (ours, importlib.__file__)]
-    leaf = f"{module_name.rpartition('.')[2]}.py"
-    own = [frame for frame in frames if Path(frame.filename).name == leaf] or frames
-    return f"{own[-1].filename}, line {own[-1].lineno}" if own else module_name
-
-
 def spec_problems(error: ValidationError) -> list[Problem]:
     """What pydantic refused; fields are named with the declaration that they belong to."""
     return [
@@ -101,29 +79,63 @@ def spec_problems(error: ValidationError) -> list[Problem]:
     ]
 
 
-def entry_points(model: Model) -> dict[str, str]:
-    """Field to entry point, for every one that the model declares."""
-    found = {"features.build": model.features.build, "label.compute": model.label.compute}
-    if model.training.fit is not None:
-        found["training.fit"] = model.training.fit
-    if model.serving.builder is not None:
-        found["serving.builder"] = model.serving.builder
-    return found
+def check(model: Model, platform: Platform, environ: Mapping[str, str]) -> list[Problem]:
+    """All that would be refused later, or would be done otherwise than it reads.
+
+    Args:
+        model: The declaration.
+        platform: Where it is to live.
+        environ: That the platform came from.
+    """
+    return [
+        *check_environment(environ),
+        *check_base(model, platform),
+        *check_training(model),
+        *check_pods(model, platform),
+        *check_serving(platform),
+        *check_entry_points(model),
+    ]
+
+
+def check_environment(environ: Mapping[str, str]) -> list[Problem]:
+    """Variables that look like ours and that nothing reads: a misspelt one leaves its setting at the default."""
+    known = ", ".join(f"{PREFIX}{name.upper()}" for name in ("platform", *SETTINGS))
+    return [
+        Problem(name, "there is no such setting", f"correct or unset it; there are {known}") for name in unread(environ)
+    ]
+
+
+def check_base(model: Model, platform: Platform) -> list[Problem]:
+    """A base that the first stage would refuse: of a newer package, or with another model of this name."""
+    from airflow_ml.stages.workspace import require_name
+    from airflow_ml.status import require_readable
+
+    base = Path(platform.base)
+    try:
+        require_readable(base)
+        require_name(base, model)
+    except AirflowMLError as error:
+        return [Problem(error.where, error.what, error.remedy)]
+    return []
 
 
 def check_training(model: Model) -> list[Problem]:
     """Parameters that the training loop would refuse after half an hour of features."""
     from airflow_ml.training.params import parse
 
-    try:
-        parse(model.training.params, own_fit=model.training.fit is not None)
-    except SpecError as error:
-        return [Problem(error.where, error.what, error.remedy)]
-    for name, value in _ends(model):
+    own_fit = model.training.fit is not None
+    given: list[tuple[str, dict[str, Any]]] = [("training.params", {})]
+    given += [(f"tune.search.{name}", {name: value}) for name, value in _ends(model)]
+    for field, searched in given:
         try:
-            parse({**model.training.params, name: value}, own_fit=model.training.fit is not None)
+            params = parse({**model.training.params, **searched}, own_fit=own_fit)
         except SpecError as error:
-            return [Problem(f"tune.search.{name}", error.what, error.remedy)]
+            return [Problem(field if searched else error.where, error.what, error.remedy)]
+        ranks = model.training.ranks
+        if not own_fit and params.batch_size < ranks:
+            what = f"a step of {params.batch_size} rows leaves some of the {ranks} processes without any"
+            where = field if "batch_size" in searched else "training.params.batch_size"
+            return [Problem(where, what, f"choose {ranks} or more, or fewer workers")]
     return []
 
 
@@ -181,38 +193,3 @@ def check_serving(platform: Platform) -> list[Problem]:
             )
         )
     return found
-
-
-def check_entry_points(model: Model) -> list[Problem]:
-    """Import the model's entry points in a process of their own: Spark, torch and user code stay out of this one."""
-    wanted = entry_points(model)
-    command = [sys.executable, "-c", _PROBE, json.dumps(sorted(set(wanted.values())))]
-    fields = {point: field for field, point in wanted.items()}
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=_IMPORT_TIMEOUT_S,
-            check=False,
-            stdin=subprocess.DEVNULL,
-            env=_environment(),
-        )
-    except subprocess.TimeoutExpired:
-        return [
-            Problem(", ".join(wanted), f"importing takes more than {_IMPORT_TIMEOUT_S} s", "do no work at import time")
-        ]
-    if done.returncode != 0 or not done.stdout.strip():
-        last = (done.stderr.strip().splitlines() or ["no output"])[-1]
-        return [
-            Problem(", ".join(wanted), f"importing ended the process: {last}", "import the modules by hand and see")
-        ]
-    found: list[tuple[str, str]] = json.loads(done.stdout.strip().splitlines()[-1])
-    fix = "install the package or run this in its folder; define the function; write 'package.module:function'"
-    return [Problem(fields[point], f"{point!r}: {what}", fix) for point, what in found]
-
-
-def _environment() -> dict[str, str]:
-    import os
-
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}

@@ -73,13 +73,12 @@ def require_readable(base: Path) -> None:
     Raises:
         BaseError: It is no folder, cannot be read, or was written by a newer package.
     """
-    from airflow_ml.stages.workspace import open_base
+    from airflow_ml.stages.workspace import check_base
 
     try:
         if base.exists() and not base.is_dir():
             raise BaseError("not a folder", where=str(base), remedy="choose another base: AIRFLOW_ML_BASE=/a/folder")
-        if (base / "airflow_ml.json").exists():
-            open_base(base)
+        check_base(base)
     except OSError as error:
         raise BaseError(
             f"cannot read: {error.strerror or error}",
@@ -111,13 +110,23 @@ def _partitions(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _verdicts(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    from airflow_ml.stages.runner import read_result
+
     for stage in _VERDICTS:
         results = sorted((folder / stage).glob("*/result.json"), key=lambda path: path.stat().st_mtime)
-        if results:
-            found = json.loads(results[-1].read_text(encoding="utf-8"))
+        if not results:
+            continue
+        try:
+            found = read_result(results[-1])
+        except BaseError as error:
+            # One that cannot be read does not hide the others.
+            yield stage, {"problem": f"{error.what}; {error.remedy}", "window": None, "result": str(results[-1])}
+            continue
+        if found is not None:
             # `decide` calls the window that it lets train `window`, too: the verdict's own is the one that was judged.
-            told = {"training_window" if key == "window" else key: fact for key, fact in found["summary"].items()}
-            yield stage, {**told, "window": found["window"], "result": found["uri"]}
+            told = {"training_window" if key == "window" else key: fact for key, fact in found.summary.items()}
+            window = None if found.window is None else found.window.model_dump(mode="json")
+            yield stage, {**told, "window": window, "result": found.uri}
 
 
 def _used(version: str, usage: dict[str, Any]) -> str:

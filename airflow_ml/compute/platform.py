@@ -6,13 +6,15 @@ connection.
 
 import importlib
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
+from airflow_ml.lifecycle.imports import place
 from airflow_ml.lifecycle.refusals import problems_of
 from airflow_ml.spec import Platform
 
@@ -52,6 +54,20 @@ _JSON = {
 
 _LISTS = ("alerts_to", "serving_replicas")
 """Settings that are separated by commas."""
+
+_OF_OTHERS = re.compile(r"(CONN|TEST)_|STUDIES$|.*_(SERVICE_HOST|SERVICE_PORT|PORT)(_|$)")
+"""Names behind the prefix that are no settings and are read: what connections hand over, our tests, a search; and what
+Kubernetes tells pods of a Service whose name begins like ours."""
+
+
+def unread(environ: Mapping[str, str]) -> list[str]:
+    """Variables that look like settings and are none."""
+    known = {f"{PREFIX}{name.upper()}" for name in ("platform", *SETTINGS)}
+    return sorted(
+        name
+        for name in environ.keys() - known
+        if name.startswith(PREFIX) and not _OF_OTHERS.match(name.removeprefix(PREFIX))
+    )
 
 
 def load_platform(environ: Mapping[str, str]) -> Platform:
@@ -126,9 +142,21 @@ def _named(name: str, where: str) -> Platform:
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute)
+    except AirflowMLError:
+        raise
+    except ValidationError as error:
+        first = problems_of(error, quote=False)[0]
+        what = f"the platform {name!r} is refused: {error.title}.{first.field}: {first.what}"
+        raise SpecError(what, where=place(error, module), remedy=first.fix) from error
     except (ImportError, AttributeError, ValueError) as error:
         raise SpecError(
             f"no platform {name!r}: {error}", where=where, remedy="write module:attribute of a Platform"
+        ) from error
+    except (Exception, SystemExit) as error:
+        raise SpecError(
+            f"importing the platform {name!r} ended with {type(error).__name__}: {error}",
+            where=place(error, module),
+            remedy="correct the file; it must be importable by `python -c 'import ...'`",
         ) from error
     if not isinstance(found, Platform):
         raise SpecError(f"{name!r} is not a Platform", where=where, remedy="write module:attribute of a Platform")

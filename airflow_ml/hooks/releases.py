@@ -13,7 +13,8 @@ from airflow_ml.lifecycle.approvals import Answer, standing
 from airflow_ml.lifecycle.errors import NotReleasable, RolloutMoved, RoutingMoved
 from airflow_ml.lifecycle.gates import GateReport
 from airflow_ml.lifecycle.releases import Release
-from airflow_ml.lifecycle.rollout import Rollout, interrupted
+from airflow_ml.lifecycle.rollout import Rollout
+from airflow_ml.lifecycle.rollout_moves import interrupted
 from airflow_ml.lifecycle.rollout_operations import routing
 from airflow_ml.registry import approvals, champions, rollouts, routes
 from airflow_ml.spec import Platform

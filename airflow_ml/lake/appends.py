@@ -24,8 +24,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError
 from deltalake.transaction import AddAction, CommitProperties, PostCommitHookProperties, RemoveAction, Transaction
 
+from airflow_ml.lake import transactions
+from airflow_ml.lake.attempts import PARTITION
 from airflow_ml.lake.schemas import evolve
-from airflow_ml.lake.table import PARTITION, LakeTable
+from airflow_ml.lake.table import LakeTable
 from airflow_ml.lifecycle.errors import BaseError
 
 log = logging.getLogger(__name__)
@@ -62,7 +64,7 @@ def append(table: LakeTable, rows: Mapping[date, pa.Table], writer: str, number:
     attempt = None
     try:
         if not table.exists():
-            table.create(schema)
+            transactions.create(table.path, schema)
         if _last(table, writer) >= number:
             return False
         delta = DeltaTable(str(table.path))

@@ -9,21 +9,18 @@ Any Delta reader can query the tables. Engines write Parquet into ``staged-<atte
 never touch the log. Files of an attempt that died are not referenced by any version; Delta's own ``vacuum`` removes
 them.
 
-Source: https://github.com/delta-io/delta/blob/master/PROTOCOL.md (add actions, transaction identifiers)
+A partition is current when its fence says so *and* its files are there: one that lost a file is built again.
 """
 
-import contextlib
-import json
-import shutil
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_ml.lake.schemas import evolve
+from airflow_ml.lake import transactions
+from airflow_ml.lake.attempts import PARTITION, Attempt, begin
 from airflow_ml.lifecycle.errors import BaseError, CommitConflict, MissingPartition
 from airflow_ml.lifecycle.fingerprints import fence
 from airflow_ml.lifecycle.windows import Window
@@ -33,7 +30,6 @@ if TYPE_CHECKING:
     import pyarrow.dataset as pads
     from deltalake import DeltaTable
 
-PARTITION = "ds"
 _ATTEMPTS = 20
 
 
@@ -48,34 +44,6 @@ class Snapshot:
 
     version: int
     rows: Mapping[date, int] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Attempt:
-    """A folder of files that belong to no version yet.
-
-    Attributes:
-        id: Unique to one execution.
-        folder: Where an engine writes ``ds=<date>/*.parquet``.
-    """
-
-    id: str
-    folder: Path
-
-    def partition(self, day: date) -> Path:
-        """Folder of one partition's files, created."""
-        path = self.folder / f"{PARTITION}={day.isoformat()}"
-        path.mkdir(parents=True, exist_ok=True)
-        return path
-
-    def files(self) -> Iterator[tuple[date, Path]]:
-        """Parquet files staged so far, in a stable order."""
-        for path in sorted(self.folder.glob(f"{PARTITION}=*/*.parquet")):
-            yield date.fromisoformat(path.parent.name.removeprefix(f"{PARTITION}=")), path
-
-    def discard(self) -> None:
-        """Remove the files; for an attempt that lost, or that nothing will commit."""
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class LakeTable:
@@ -102,12 +70,11 @@ class LakeTable:
         """
         if not self.exists():
             return dict.fromkeys(days)
-        return _fences(self._load(version), days)
+        return transactions.fences(self._load(version), days)
 
     def stale(self, wanted: Mapping[date, str]) -> list[date]:
-        """The days whose partition was not made from what ``wanted`` says (fingerprints by day), oldest first."""
-        found = self.fences(wanted)
-        return sorted(day for day, print_ in wanted.items() if found[day] != fence(print_))
+        """The days whose partition was not made from what ``wanted`` says (fingerprints by day), or lost a file."""
+        return sorted(self._stale(self._load(None), wanted)) if self.exists() else sorted(wanted)
 
     def missing(self, window: Iterable[date]) -> list[date]:
         """The days that were never committed."""
@@ -158,29 +125,22 @@ class LakeTable:
         )
 
     def files(self, window: Window, version: int | None = None) -> list[str]:
-        """Absolute Parquet paths of a window, in partition order: what an engine such as Spark reads."""
-        import pyarrow as pa
+        """Absolute Parquet paths of a window, in partition order: what an engine such as Spark reads.
 
-        table = self._load(version)
-        actions = pa.table(table.get_add_actions(flatten=True)).select(["path", f"partition.{PARTITION}"]).to_pylist()
-        wanted = [(a[f"partition.{PARTITION}"], str(self.path / a["path"])) for a in actions]
-        return [path for day, path in sorted(wanted) if day in window]
+        Raises:
+            BaseError: One of them is gone.
+        """
+        found = sorted((day, path) for day, path in self._files(self._load(version)) if day in window)
+        for _, path in found:
+            if not path.exists():
+                raise gone(path)
+        return [str(path) for _, path in found]
 
     # writing
 
     def attempt(self) -> Attempt:
         """A fresh folder to stage files in."""
-        id_ = uuid.uuid4().hex[:16]
-        folder = self.path / f"staged-{id_}"
-        try:
-            folder.mkdir(parents=True)
-        except OSError as error:
-            raise BaseError(
-                f"cannot write: {error.strerror}",
-                where=str(self.path),
-                remedy="free space or make the base writable, then retry",
-            ) from error
-        return Attempt(id_, folder)
+        return begin(self.path)
 
     def commit(
         self,
@@ -220,15 +180,15 @@ class LakeTable:
         for number in range(_ATTEMPTS):
             try:
                 if not self.exists():
-                    self.create(schema)
+                    transactions.create(self.path, schema)
                 # One handle for looking and committing: a commit that lands in between makes ours fail, and we look
                 # again.
                 table = self._load(None)
-                now = _fences(table, fingerprints)
-                wanted = {day: fence(print_) for day, print_ in fingerprints.items()}
-                if now == wanted:
+                if not self._stale(table, fingerprints):
                     attempt.discard()
                     return table.version()
+                now = transactions.fences(table, fingerprints)
+                wanted = {day: fence(print_) for day, print_ in fingerprints.items()}
                 # What another writer made from the same inputs is no conflict: overlapping windows share days.
                 foreign = [day for day in wanted if now[day] not in (before[day], wanted[day])]
                 if foreign:
@@ -237,7 +197,8 @@ class LakeTable:
                         where=f"table {self.path}, {', '.join(map(str, foreign))}",
                         remedy="run the stage again; it then starts from the newer inputs",
                     )
-                return self._write(table, attempt, fingerprints, schema, metadata or {})
+                transactions.overwrite(table, self.path, attempt, fingerprints, schema, metadata or {})
+                return self._load(None).version()
             except CommitFailedError:
                 time.sleep(0.05 * (number + 1))
             except (DeltaError, OSError) as error:
@@ -248,65 +209,16 @@ class LakeTable:
                 ) from error
         raise CommitConflict(f"no commit in {_ATTEMPTS} tries", where=str(self.path), remedy="run the stage again")
 
-    def _write(
-        self,
-        table: "DeltaTable",
-        attempt: Attempt,
-        fingerprints: Mapping[date, str],
-        schema: "pa.Schema",
-        metadata: Mapping[str, str],
-    ) -> int:
-        from deltalake.transaction import (
-            AddAction,
-            CommitProperties,
-            PostCommitHookProperties,
-            RemoveAction,
-            Transaction,
-        )
+    def _stale(self, table: "DeltaTable", wanted: Mapping[date, str]) -> set[date]:
+        found = transactions.fences(table, wanted)
+        lost = {day for day, path in self._files(table) if day in wanted and not path.exists()}
+        return {day for day, print_ in wanted.items() if found[day] != fence(print_)} | lost
 
-        evolve(table, schema, self.path)
-        actions: list[AddAction | RemoveAction] = [
-            AddAction(
-                path=str(path.relative_to(self.path)),
-                size=path.stat().st_size,
-                partition_values={PARTITION: day.isoformat()},
-                modification_time=int(path.stat().st_mtime * 1000),
-                data_change=True,
-                stats=json.dumps({"numRecords": _rows(path)}),
-            )
-            for day, path in attempt.files()
-        ]
-        now_ms = int(time.time() * 1000)
-        table.create_write_transaction(
-            actions,
-            mode="overwrite",
-            schema=table.schema(),
-            partition_by=[PARTITION],
-            partition_filters=[(PARTITION, "in", [day.isoformat() for day in sorted(fingerprints)])],
-            commit_properties=CommitProperties(
-                custom_metadata=dict(metadata),
-                # No silent retry: a concurrent commit must send us back to look at the fences.
-                max_commit_retries=0,
-                app_transactions=[
-                    Transaction(_app_id(day), fence(print_), now_ms) for day, print_ in sorted(fingerprints.items())
-                ],
-            ),
-            # Old log entries are the lineage of pinned training sets: never cleaned up behind a user's back.
-            post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False),
-        )
-        return self._load(None).version()
-
-    def create(self, schema: "pa.Schema") -> None:
-        """Make the table, without rows, if it is not there."""
+    def _files(self, table: "DeltaTable") -> list[tuple[date, Path]]:
         import pyarrow as pa
-        from deltalake import DeltaTable
-        from deltalake.exceptions import DeltaError
 
-        # `ignore` still races in the log: losing that race means that the table is there.
-        with contextlib.suppress(DeltaError):
-            DeltaTable.create(
-                str(self.path), schema.append(pa.field(PARTITION, pa.date32())), mode="ignore", partition_by=[PARTITION]
-            )
+        actions = pa.table(table.get_add_actions(flatten=True)).select(["path", f"partition.{PARTITION}"]).to_pylist()
+        return [(action[f"partition.{PARTITION}"], self.path / action["path"]) for action in actions]
 
     def _load(self, version: int | None) -> "DeltaTable":
         from deltalake import DeltaTable
@@ -326,15 +238,11 @@ def between(window: Window) -> "pads.Expression":
     return (column >= window.start) & (column <= window.end)
 
 
-def _fences(table: "DeltaTable", days: Iterable[date]) -> dict[date, int | None]:
-    return {day: table.transaction_version(_app_id(day)) for day in days}
-
-
-def _app_id(day: date) -> str:
-    return f"{PARTITION}={day.isoformat()}"
-
-
-def _rows(path: Path) -> int:
-    import pyarrow.parquet as pq
-
-    return int(pq.read_metadata(path).num_rows)
+def gone(path: Path) -> BaseError:
+    """The error for a committed file that somebody removed."""
+    table = next((folder for folder in path.parents if (folder / "_delta_log").is_dir()), path.parent)
+    return BaseError(
+        "a committed file is gone",
+        where=str(path),
+        remedy=f"restore it, or run the stage that writes the table {table.name!r} again for its partition",
+    )

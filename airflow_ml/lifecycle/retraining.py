@@ -11,9 +11,9 @@ backfill decides what the live run would have decided:
     no_budget      drifted; `Budget.retrainings` are used up in the `Budget.period` that ends here
     retrain        drifted; the training run ``drift__<window end>`` is to be started
 
-A decision names the runs that have to exist: its own, and (``resend``) the one that an earlier window decided and that
-a crash may have lost. Starting one is idempotent by its run id, so naming it again never trains twice. That no two
-trainings run at once, whatever was decided, is held where they run: the training DAG has one active run.
+A decision names the run that has to exist, and `unsettled` the one that an earlier window decided and that a crash may
+have lost. Starting one is idempotent by its run id, so naming it again never trains twice. That no two trainings run at
+once, whatever was decided, is held where they run: the training DAG has one active run.
 """
 
 from collections.abc import Sequence
@@ -55,13 +55,11 @@ class Decision(Frozen):
         decision: The verdict.
         reasons: Why, one sentence each.
         training: The run to start, for ``retrain`` only.
-        resend: Runs of earlier windows to start if they do not exist: their trigger may be lost.
     """
 
     decision: Verdict
     reasons: tuple[str, ...]
     training: Training | None = None
-    resend: tuple[Training, ...] = ()
 
 
 def run_id(window_end: date) -> str:
@@ -81,18 +79,17 @@ def decide(observation: Observation, model: Model, ledger: Sequence[LedgerEntry]
     end = observation.window.end
     policy = model.monitoring
     started = sorted((e for e in ledger if e.decision == "retrain" and e.window_end < end), key=lambda e: e.window_end)
-    resend = unsettled(model, end, started)
 
     if observation.broken:
-        return Decision(decision="broken_input", reasons=observation.broken, resend=resend)
+        return Decision(decision="broken_input", reasons=observation.broken)
     counted = counting(observation, model)
     failed = [name for name, status in counted.items() if status == "fail"]
     unjudged = [name for name, status in counted.items() if status == "not_judged"]
     if not failed and len(unjudged) == len(counted):
-        return Decision(decision="not_judged", reasons=observation.notes or ("nothing could be judged",), resend=resend)
+        return Decision(decision="not_judged", reasons=observation.notes or ("nothing could be judged",))
     if not failed:
         reasons = (_passed(counted), *observation.notes) if unjudged else (_passed(counted),)
-        return Decision(decision="healthy", reasons=reasons, resend=resend)
+        return Decision(decision="healthy", reasons=reasons)
 
     why = tuple(_explain(name, observation, model) for name in failed)
     last = started[-1] if started else None
@@ -103,24 +100,22 @@ def decide(observation: Observation, model: Model, ledger: Sequence[LedgerEntry]
         text = (
             f"{run_id(last.window_end)} was decided {age} day(s) before; its model cannot have made these predictions"
         )
-        return Decision(decision="in_flight", reasons=(*why, text), resend=resend)
+        return Decision(decision="in_flight", reasons=(*why, text))
     if last and age is not None and age <= policy.cooldown:
         text = f"{run_id(last.window_end)} was decided {age} day(s) before; the cooldown is {policy.cooldown} days"
-        return Decision(decision="cooling_down", reasons=(*why, text), resend=resend)
+        return Decision(decision="cooling_down", reasons=(*why, text))
     period, allowed = policy.budget.period, policy.budget.retrainings
     spent = [e for e in started if (end - e.window_end).days < period]
     if len(spent) >= allowed:
         text = f"{len(spent)} retraining(s) in the {period} days up to {end}; the budget is {allowed}"
-        return Decision(decision="no_budget", reasons=(*why, text), resend=resend)
+        return Decision(decision="no_budget", reasons=(*why, text))
     window = training_window(observation, model)
     held_out = model.training.split.validation + model.training.split.test
     if window is None or len(window) <= held_out:
         have = "no day is" if window is None else f"only {window} is"
         text = f"{have} labelled, and a training set needs more than {held_out} days; shorten the split or wait"
-        return Decision(decision="not_judged", reasons=(*why, text), resend=resend)
-    return Decision(
-        decision="retrain", reasons=why, training=Training(run_id=run_id(end), window=window), resend=resend
-    )
+        return Decision(decision="not_judged", reasons=(*why, text))
+    return Decision(decision="retrain", reasons=why, training=Training(run_id=run_id(end), window=window))
 
 
 def counting(observation: Observation, model: Model) -> dict[str, Status]:

@@ -21,7 +21,7 @@ from airflow_ml.registry import records
 from airflow_ml.registry.versions import mirror_champion
 from airflow_ml.spec import Platform
 from airflow_ml.spec.base import Frozen
-from airflow_ml.storage import locked, verify, write_atomically
+from airflow_ml.storage import locked, verify
 
 
 class Champion(Frozen):
@@ -82,17 +82,18 @@ def release_of(platform: Platform, model_name: str, version: int) -> Release:
 
     Raises:
         NotReleasable: No such version; or the gate report is gone, changed, or about another model.
+        BaseError: A newer package wrote the record, or it is damaged.
     """
     path = _folder(platform, model_name) / f"{version}.json"
     where = f"model {model_name}, version {version}"
-    if not path.exists():
+    release = _read(path)
+    if release is None:
         known = ", ".join(str(release.version) for release in releases(platform, model_name)) or "none"
         raise NotReleasable(
             "no such version is registered",
             where=where,
             remedy=f"choose one of the registered versions ({known}), or train the model",
         )
-    release = _read(path)
     remedy = "restore the file from a backup, or train again: a release is only what its gates have seen"
     try:
         report = GateReport.model_validate_json(
@@ -108,7 +109,8 @@ def release_of(platform: Platform, model_name: str, version: int) -> Release:
 
 def releases(platform: Platform, model_name: str) -> tuple[Release, ...]:
     """All registered versions, oldest first, as recorded: for lists, not for deploying."""
-    found = [_read(path) for path in _folder(platform, model_name).glob("*.json") if path.stem.isdigit()]
+    paths = [path for path in _folder(platform, model_name).glob("*.json") if path.stem.isdigit()]
+    found = [release for path in paths if (release := _read(path)) is not None]
     return tuple(sorted(found, key=lambda release: release.version))
 
 
@@ -120,13 +122,13 @@ def record(platform: Platform, release: Release) -> None:
     """
     path = _folder(platform, release.model) / f"{release.version}.json"
     with _alone(platform, release.model):
-        if path.exists() and _read(path) != release:
+        if _read(path) not in (None, release):
             raise NotReleasable(
                 "the version is recorded with other content",
                 where=str(path),
                 remedy="a version never changes; clear the run from its gates, which registers another one",
             )
-        write_atomically(path, release.model_dump_json(indent=2))
+        records.write(path, **release.model_dump(mode="json"))
 
 
 def challengers(platform: Platform, model_name: str) -> list[int]:
@@ -220,11 +222,10 @@ def _require_movable(release: Release, reigns: tuple[Champion, ...], expected: i
         raise ChampionMoved(f"it was champion before and was replaced by version {now}", where, remedy)
 
 
-def _read(path: Path) -> Release:
-    try:
-        return Release.model_validate_json(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise records.damaged(path, type(error).__name__) from error
+def _read(path: Path) -> Release | None:
+    return records.read(
+        path, lambda data: Release.model_validate({name: fact for name, fact in data.items() if name != "format"})
+    )
 
 
 def _folder(platform: Platform, model_name: str) -> Path:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_ml.registry.client import alone, clear_errors, client_of, is_database, is_server
+from airflow_ml.registry.client import alone, clear_errors, client_of, is_database
 from airflow_ml.spec import Platform
 
 if TYPE_CHECKING:
@@ -113,17 +113,6 @@ def end_run(platform: Platform, run_id: str, status: Literal["FINISHED", "FAILED
 def experiment_of(platform: Platform, run_id: str) -> str:
     """The MLflow experiment of a run: links to a run name both."""
     return str(client_of(platform).get_run(run_id).info.experiment_id)
-
-
-def version_url(platform: Platform, model_name: str, version: int) -> str | None:
-    """Page of a model version; None where no MLflow server is known."""
-    ui = _ui(platform)
-    return None if ui is None else f"{ui}/#/models/{model_name}/versions/{version}"
-
-
-def _ui(platform: Platform) -> str | None:
-    address = platform.registry_ui or (platform.registry_uri if is_server(platform) else None)
-    return None if address is None else address.rstrip("/")
 
 
 def _experiment(platform: Platform, model_name: str) -> str:

@@ -9,7 +9,7 @@ from airflow_ml.spec.base import Frozen
 from airflow_ml.spec.computes import DnsLabel
 from airflow_ml.spec.places import Address, Folder, FolderOrBucket
 
-_REPLICA = re.compile(r"^(dns:)?([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})$")
+_HOST_PORT = re.compile(r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):([0-9]{1,5})$")
 _KEY = re.compile(r"^[-._a-zA-Z0-9]{1,253}$")
 
 
@@ -63,15 +63,28 @@ ServerConfig = Annotated[
 ]
 
 
-def _replica(value: str) -> str:
-    found = _REPLICA.match(value)
+def _host_port(value: str, example: str) -> str:
+    found = _HOST_PORT.match(value)
     if found is None:
         # A scheme's rest may hold a password.
         shown = f"{value.partition('://')[0]}://…" if "://" in value else value
-        raise ValueError(f"{shown!r} is no host:port; write it like 'models-0:8500', or 'dns:models:8500'")
-    if not 0 < int(found[3]) < 65536:
+        raise ValueError(f"{shown!r} is no host:port; write it like {example}")
+    if not 0 < int(found[2]) < 65536:
         raise ValueError(f"{value!r} has no such port; choose one from 1 to 65535")
     return value
+
+
+def _replica(value: str) -> str:
+    _host_port(value.removeprefix("dns:"), "'models-0:8500', or 'dns:models:8500'")
+    return value
+
+
+def _server(value: str) -> str:
+    return _host_port(value, "'models:8500'")
+
+
+# In this order: of an address that holds a password, nothing is repeated.
+_Server = Annotated[Address, AfterValidator(_server)]
 
 
 class ServingTarget(Frozen):
@@ -96,8 +109,8 @@ class ServingTarget(Frozen):
     folder: FolderOrBucket | None = None
     seen_as: Folder | None = None
     config: ServerConfig = Field(default_factory=ConfigFile)
-    grpc: Address = "127.0.0.1:8500"
-    rest: Address = "127.0.0.1:8501"
+    grpc: _Server = "127.0.0.1:8500"
+    rest: _Server = "127.0.0.1:8501"
     replicas: tuple[Annotated[str, AfterValidator(_replica)], ...] = ()
     conn_id: str | None = None
 

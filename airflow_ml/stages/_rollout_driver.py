@@ -6,7 +6,7 @@ the first.
 
 from datetime import UTC, datetime
 
-from airflow_ml.lifecycle import rollout as machine
+from airflow_ml.lifecycle import rollout_moves as machine
 from airflow_ml.lifecycle import rollout_operations
 from airflow_ml.lifecycle.errors import AirflowMLError, BaseError, ChampionMoved, RolloutMoved
 from airflow_ml.lifecycle.judging import Judgement

@@ -6,7 +6,7 @@ from typing import get_args
 
 from pydantic import ValidationError
 
-from airflow_ml.lifecycle import rollout as machine
+from airflow_ml.lifecycle import rollout_moves as machine
 from airflow_ml.lifecycle import rollout_plans
 from airflow_ml.lifecycle.errors import NotReleasable, SpecError
 from airflow_ml.lifecycle.releases import Release

@@ -106,7 +106,6 @@ class Register(Stage):
                 "alias": versions.CHALLENGER if is_challenger else None,
                 "mlflow_run_id": run_id,
                 "mlflow_experiment_id": tracking.experiment_of(ctx.platform, run_id),
-                "mlflow_uri": tracking.version_url(ctx.platform, ctx.model.name, version),
             },
         )
 

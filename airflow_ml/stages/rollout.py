@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from airflow_ml.lifecycle import rollout as machine
+from airflow_ml.lifecycle import rollout_moves as machine
 from airflow_ml.lifecycle import rollout_plans
 from airflow_ml.lifecycle.errors import RolloutMoved
 from airflow_ml.lifecycle.requests import JobRequest, JobResult

@@ -4,11 +4,13 @@ import importlib
 import importlib.metadata
 import json
 import logging
+import re
 import shutil
 import time
 import uuid
 from pathlib import Path
 
+from airflow_ml.lake.table import gone
 from airflow_ml.lifecycle.errors import AirflowMLError, BaseError, SpecError
 from airflow_ml.lifecycle.fingerprints import fingerprint
 from airflow_ml.lifecycle.requests import FORMAT, JobRequest, JobResult
@@ -137,7 +139,10 @@ def execute(request: JobRequest) -> JobResult:
             outcome = stage.run(ctx)
         except OSError as error:
             if isinstance(error, FileNotFoundError):
-                raise
+                lost = _committed(error, base)
+                if lost is None:
+                    raise
+                raise gone(lost) from error
             raise storage_error(error, Path(error.filename or ctx.folder)) from error
         stage.require_settled(ctx)
         result = JobResult(
@@ -173,6 +178,18 @@ def _require_known(request: JobRequest, stage: Stage) -> None:
             where=f"stage {stage.name}",
             remedy=f"it takes: {', '.join(stage.params)}" if stage.params else "it takes none",
         )
+
+
+def _committed(error: FileNotFoundError, base: Path) -> Path | None:
+    """The committed file that an error is about; other files are the user's code's to miss.
+
+    Arrow and Delta name it in the middle of their texts, below the base as it is or as its links lead to it.
+    """
+    for folder in (base, base.resolve()):
+        found = re.search(re.escape(f"{folder}/lake/") + r"[^'\n]*?\.parquet", str(error))
+        if found:
+            return Path(found[0])
+    return None
 
 
 def _renewed(found: JobResult, request: JobRequest) -> JobResult:

@@ -52,8 +52,6 @@ BUILD_FLAGS: Mapping[str, str] = {
 CUDA_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
 """A CUDA toolkit found by accident would be half used: NCCL is a build option of the GPU image, not of this wheel."""
 
-RUNTIME_REQUIREMENTS = ("cloudpickle", "psutil", "PyYAML", "packaging")
-
 _SMOKE_TEST = """
 import torch, horovod.torch as hvd
 assert hvd.gloo_built(), "built without Gloo"

@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from airflow_ml.lifecycle.errors import SpecError
+from airflow_ml.lifecycle.refusals import problems_of
 from airflow_ml.spec.base import Frozen
 
 
@@ -57,7 +58,7 @@ class Params(Frozen):
     @classmethod
     def _widths(cls, value: tuple[int, ...]) -> tuple[int, ...]:
         if not value or min(value) < 1:
-            raise ValueError("needs at least one layer, each at least one unit wide")
+            raise ValueError("needs at least one layer, each at least one unit wide; write widths like (256, 128)")
         return value
 
     @model_validator(mode="after")
@@ -87,10 +88,10 @@ def parse(params: Mapping[str, Any], own_fit: bool) -> Params:
     try:
         return Params.model_validate(known)
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(("training.params", *map(str, first["loc"])))
-        if first["type"] == "extra_forbidden":
+        first = problems_of(error)[0]
+        field = f"training.params.{first.field}".removesuffix(".")
+        if error.errors()[0]["type"] == "extra_forbidden":
             known_names = ", ".join(Params.model_fields)
             remedy = f"the built-in network knows {known_names}; other parameters need a `fit` of your own"
             raise SpecError("there is no such parameter", where=field, remedy=remedy) from error
-        raise SpecError(f"{first['input']!r}: {first['msg']}", where=field, remedy="correct the value") from error
+        raise SpecError(first.what, where=field, remedy=first.fix) from error

@@ -254,3 +254,9 @@ def test_pipelines_are_task_groups_of_ones_own_dag():
 def test_two_models_live_side_by_side():
     both = model_dags(small_model()) | model_dags(small_model(name="other"))
     assert len(both) == 10
+
+
+def test_the_bench_of_overhead_runs_the_tasks_of_the_training_dag():
+    from tests.bench.overhead import DAG_ID, TASKS
+
+    assert sorted(model_dags(flights)[DAG_ID].task_ids) == sorted(TASKS.values())

@@ -9,15 +9,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+from datetime import date
 from pathlib import Path
 
 from airflow_ml.lifecycle.requests import JobRequest, JobResult
 from tests.support import forked
 
-COMMIT_MOMENTS = ("before commit", "after commit", "before result", "after result")
-"""Persisted steps of a stage that commits a table, in their order; its files are written before the commit."""
+COMMIT_MOMENTS = ("before files", "amid files", "before commit", "after commit", "before result", "after result")
+"""Persisted steps of a stage that commits a table, in their order. Amid its files, the attempt's folder has one that is
+cut off."""
 
-FILE_MOMENTS = ("before result", "after result")
+FILE_MOMENTS = ("before files", "before result", "after result")
 """Persisted steps of a stage whose result is files."""
 
 
@@ -29,9 +31,26 @@ def install(moment: str) -> None:
     """Make this process die at the moment."""
     import deltalake
 
+    from airflow_ml.lake import LakeTable
     from airflow_ml.stages import runner
+    from airflow_ml.stages.context import StageContext
 
+    attempt, files = LakeTable.attempt, StageContext.files
     transact, write = deltalake.DeltaTable.create_write_transaction, runner.write_atomically
+
+    def attempting(table: LakeTable):
+        if moment == "before files":
+            die()
+        made = attempt(table)
+        if moment == "amid files":
+            (made.partition(date(2013, 1, 1)) / "part-00000.parquet").write_bytes(b"PAR1 and no end")
+            die()
+        return made
+
+    def making(ctx: StageContext) -> Path:
+        if moment == "before files":
+            die()
+        return files.fget(ctx)
 
     def transacting(*args, **options):
         if moment == "before commit":
@@ -47,6 +66,8 @@ def install(moment: str) -> None:
         if path.name == "result.json" and moment == "after result":
             die()
 
+    LakeTable.attempt = attempting
+    StageContext.files = property(making)
     deltalake.DeltaTable.create_write_transaction = transacting
     runner.write_atomically = writing
 

@@ -63,12 +63,13 @@ def record(
 def reissue(platform: Platform, name: str, version: int) -> Release:
     """Judge a recorded version again: the same model with another gate report."""
     path = Path(platform.base) / "releases" / name / f"{version}.json"
-    release = Release.model_validate_json(path.read_text())
+    release = champions.release_of(platform, name, version)
     report = Path(release.gate_report.uri)
     report.write_text(report.read_text() + "\n")
     pinned = release.gate_report.model_copy(update={"sha256": sha256(report)})
     release = release.model_copy(update={"gate_report": pinned})
-    path.write_text(release.model_dump_json())
+    path.unlink()
+    champions.record(platform, release)
     return release
 
 

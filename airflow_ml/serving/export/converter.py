@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 
 from airflow_ml.lifecycle.errors import ExportRefused
 from airflow_ml.serving.engines import tensorflow
-from airflow_ml.serving.export import ops_math, ops_nn
+from airflow_ml.serving.export import ops_create, ops_logic, ops_math, ops_nn, ops_reduce, ops_select
 from airflow_ml.serving.export.ops_shape import ASSERTIONS
 from airflow_ml.serving.export.registry import LOWERINGS, Call, Unsupported
 
@@ -29,7 +29,7 @@ tf = tensorflow()
 
 __all__ = ["TorchProgram", "capture"]
 
-_TABLES = (ops_math, ops_nn)  # imported for what they register
+_TABLES = (ops_create, ops_logic, ops_math, ops_nn, ops_reduce, ops_select)  # imported for what they register
 
 #: Arithmetic on symbolic sizes, which torch writes as plain Python operators.
 _PYTHON = {

@@ -8,8 +8,8 @@ from typing import Any
 
 from airflow_ml.serving.engines import tensorflow
 from airflow_ml.serving.export.dtypes import cast
-from airflow_ml.serving.export.ops_shape import shape_of, sizes
 from airflow_ml.serving.export.registry import Call, op, simple
+from airflow_ml.serving.export.shapes import shape_of, sizes
 
 tf = tensorflow()
 

@@ -1,4 +1,4 @@
-"""Operators that arrange values: shapes, joins, slices, look-ups, and tensors made from nothing."""
+"""Operators that arrange values as they are: shapes, joins, splits, orders, and what torch asks of sizes."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from airflow_ml.serving.engines import tensorflow
-from airflow_ml.serving.export.dtypes import cast, tf_dtype
+from airflow_ml.serving.export.dtypes import cast
 from airflow_ml.serving.export.registry import Call, op, simple
+from airflow_ml.serving.export.shapes import axis_of, exact, shape_of, size_of, sizes
 
 tf = tensorflow()
 
@@ -16,42 +17,6 @@ simple(
     *("clone.default", "detach.default", "detach_.default", "alias.default", "contiguous.default"),
     *("lift_fresh_copy.default", "lift_fresh.default", "lift.default"),
 )
-
-
-def sizes(shape: Sequence[Any]) -> Any:
-    """A torch size list as a TensorFlow shape.
-
-    One unknown size among known ones becomes -1, so that TensorFlow goes on knowing the others.
-    """
-    unknown = [index for index, size in enumerate(shape) if not isinstance(size, int)]
-    if not unknown:
-        return list(shape)
-    if len(unknown) == 1 and not any(isinstance(size, int) and size == -1 for size in shape):
-        return [size if isinstance(size, int) else -1 for size in shape]
-    return exact(shape)
-
-
-def exact(shape: Sequence[Any]) -> Any:
-    """A size list with every size in its place; int64 [rank]. For operators that do not know -1."""
-    if all(isinstance(size, int) for size in shape):
-        return list(shape)
-    return tf.stack([tf.cast(size, tf.int64) for size in shape])
-
-
-def size_of(x: Any, axis: int) -> Any:
-    """The size of an axis: a number where TensorFlow knows it, else an int64 scalar."""
-    known = x.shape[axis]
-    return int(known) if known is not None else tf.shape(x, out_type=tf.int64)[axis]
-
-
-def shape_of(x: Any) -> list[Any]:
-    """All sizes of ``x``, known ones as numbers."""
-    return [size_of(x, axis) for axis in range(x.shape.rank)]
-
-
-def axis_of(x: Any, dim: int, extra: int = 0) -> int:
-    """``dim`` counted from the front."""
-    return dim % (x.shape.rank + extra) if x.shape.rank + extra else 0
 
 
 @op("view.default", "reshape.default", "_unsafe_view.default")
@@ -177,23 +142,6 @@ def _unbind(call: Call, self: Any, dim: int = 0) -> Any:
     return tf.unstack(self, axis=dim)
 
 
-@op("select.int")
-def _select(call: Call, self: Any, dim: int, index: Any) -> Any:
-    return self[(*[slice(None)] * axis_of(self, dim), index)]
-
-
-@op("slice.Tensor")
-def _slice(call: Call, self: Any, dim: int = 0, start: Any = None, end: Any = None, step: Any = 1) -> Any:
-    if isinstance(end, int) and end >= 2**62:  # torch's way to say "to the end"
-        end = None
-    return self[(*[slice(None)] * axis_of(self, dim), slice(start, end, step))]
-
-
-@op("narrow.default")
-def _narrow(call: Call, self: Any, dim: int, start: Any, length: Any) -> Any:
-    return _slice(call, self, dim, start, start + length)
-
-
 @op("flip.default")
 def _flip(call: Call, self: Any, dims: Sequence[int]) -> Any:
     return tf.reverse(self, [axis_of(self, dim) for dim in dims])
@@ -204,128 +152,6 @@ def _roll(call: Call, self: Any, shifts: Sequence[int], dims: Sequence[int] = ()
     if not dims:
         return tf.reshape(tf.roll(tf.reshape(self, [-1]), list(shifts), [0]), sizes(shape_of(self)))
     return tf.roll(self, list(shifts), list(dims))
-
-
-@op("index_select.default")
-def _index_select(call: Call, self: Any, dim: int, index: Any) -> Any:
-    return tf.gather(self, tf.reshape(index, [-1]), axis=dim)
-
-
-@op("embedding.default")
-def _embedding(call: Call, weight: Any, indices: Any, *_: Any, **__: Any) -> Any:
-    return tf.gather(weight, indices)
-
-
-@op("gather.default")
-def _gather(call: Call, self: Any, dim: int, index: Any, *, sparse_grad: bool = False) -> Any:
-    places = [tf.range(tf.cast(size, tf.int64)) for size in shape_of(index)]
-    grid = tf.meshgrid(*places, indexing="ij")
-    grid[dim] = tf.cast(index, tf.int64)
-    return tf.gather_nd(self, tf.stack(grid, axis=-1))
-
-
-@op("index.Tensor")
-def _index(call: Call, self: Any, indices: Sequence[Any]) -> Any:
-    used = [axis for axis, index in enumerate(indices) if index is not None]
-    if any(indices[axis].dtype == tf.bool for axis in used):
-        raise call.unsupported("with a mask: the number of rows of the result would depend on the values")
-    if len(used) == 1:
-        (axis,) = used
-        index = tf.cast(indices[axis], tf.int64)
-        return tf.gather(self, tf.where(index < 0, index + size_of(self, axis), index), axis=axis)
-    if used != list(range(len(used))):
-        raise call.unsupported("with several index tensors that do not start at the first axis")
-    index = tf.stack(_broadcast([tf.cast(indices[axis], tf.int64) for axis in used]), axis=-1)
-    return tf.gather_nd(self, tf.where(index < 0, index + tf.shape(self, out_type=tf.int64)[: len(used)], index))
-
-
-def _broadcast(tensors: list[Any]) -> list[Any]:
-    total = tensors[0]
-    for tensor in tensors[1:]:
-        total = total + tensor
-    return [tf.broadcast_to(tensor, tf.shape(total)) for tensor in tensors]
-
-
-@op("one_hot.default")
-def _one_hot(call: Call, self: Any, num_classes: int = -1) -> Any:
-    if num_classes < 0:
-        raise call.unsupported("without num_classes")
-    return tf.one_hot(self, num_classes, dtype=tf.int64)
-
-
-@op("searchsorted.Tensor")
-def _searchsorted(
-    call: Call, sorted_sequence: Any, self: Any, *, out_int32: bool = False, right: bool = False,
-    side: str | None = None, sorter: Any = None,
-) -> Any:  # fmt: skip
-    if sorter is not None:
-        raise call.unsupported("with a sorter")
-    if sorted_sequence.shape.rank != 1:
-        raise call.unsupported("with more than one sequence")
-    side = side or ("right" if right else "left")
-    dtype = tf.int32 if out_int32 else tf.int64
-    flat = tf.cast(tf.reshape(self, [-1]), sorted_sequence.dtype)
-    found = tf.searchsorted(sorted_sequence, flat, side=side, out_type=dtype)
-    # torch puts NaN behind everything; here it would land in front, since every comparison with it fails
-    if flat.dtype.is_floating:
-        behind = tf.cast(tf.size(sorted_sequence), dtype)
-        found = tf.where(tf.math.is_nan(flat), behind, found)
-    return tf.reshape(found, sizes(shape_of(self)))
-
-
-@op("bucketize.Tensor")
-def _bucketize(call: Call, self: Any, boundaries: Any, *, out_int32: bool = False, right: bool = False) -> Any:
-    return _searchsorted(call, boundaries, self, out_int32=out_int32, right=right)
-
-
-@op("to.dtype", "to.dtype_layout", "to.device", "to.other", "_to_copy.default", "type_as.default")
-def _to(call: Call, self: Any, *_: Any, **__: Any) -> Any:
-    return cast(self, call.out.dtype)
-
-
-@op("full.default")
-def _full(call: Call, size: Sequence[Any], fill_value: Any, **_: Any) -> Any:
-    return tf.fill(exact(size), cast(fill_value, call.out.dtype))
-
-
-@op("new_full.default")
-def _new_full(call: Call, self: Any, size: Sequence[Any], fill_value: Any, **_: Any) -> Any:
-    return tf.fill(exact(size), cast(fill_value, call.out.dtype))
-
-
-@op("full_like.default")
-def _full_like(call: Call, self: Any, fill_value: Any, **_: Any) -> Any:
-    return tf.fill(exact(shape_of(self)), cast(fill_value, call.out.dtype))
-
-
-def _constant(value: int, name: str) -> None:
-    @op(f"{name}.default")
-    def made(call: Call, size: Sequence[Any], **_: Any) -> Any:
-        return tf.fill(exact(size), cast(value, call.out.dtype))
-
-    @op(f"new_{name}.default")
-    def new(call: Call, self: Any, size: Sequence[Any], **_: Any) -> Any:
-        return tf.fill(exact(size), cast(value, call.out.dtype))
-
-    @op(f"{name}_like.default")
-    def like(call: Call, self: Any, **_: Any) -> Any:
-        return tf.fill(exact(shape_of(self)), cast(value, call.out.dtype))
-
-
-_constant(0, "zeros")
-_constant(1, "ones")
-
-
-@op("scalar_tensor.default")
-def _scalar_tensor(call: Call, s: Any, **_: Any) -> Any:
-    return cast(s, call.out.dtype)
-
-
-@op("arange.default", "arange.start", "arange.start_step")
-def _arange(call: Call, *bounds: Any, **_: Any) -> Any:
-    dtype = tf_dtype(call.out.dtype)
-    counted = dtype if dtype.is_floating else tf.int64  # there are no ranges of small integers
-    return tf.cast(tf.range(*(tf.cast(bound, counted) for bound in bounds)), dtype)
 
 
 @op("sym_size.int")

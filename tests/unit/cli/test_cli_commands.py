@@ -85,7 +85,19 @@ def test_a_right_declaration_passes(project):
         ("0.7),)", '0.7), each_slice("z", "roc_auc", 0.6))', "Model.gates: each_slice('z')", "add 'z' to `slices`"),
         ("start=", 'serving=Serving(builder="toy_code:biuld"), start=', "serving.builder", "define the function"),
         ("start=", 'training=Horovod(params={"epocs": 3}), start=', "training.params.epocs", "epochs, batch_size"),
-        ("start=", 'training=Horovod(params={"epochs": -3}), start=', "training.params.epochs", "correct the value"),
+        ("start=", 'training=Horovod(params={"epochs": -3}), start=', "training.params.epochs", "choose 1 or more"),
+        (
+            "start=",
+            'training=Horovod(params={"hidden": "big"}), start=',
+            "training.params.hidden",
+            "(value,) in Python",
+        ),
+        (
+            "start=",
+            'training=Horovod(workers=4, params={"batch_size": 2}), start=',
+            "training.params.batch_size: a step of 2 rows leaves some of the 4 processes",
+            "choose 4 or more, or fewer workers",
+        ),
     ],
 )
 def test_a_wrong_declaration_is_refused_with_the_field_and_the_fix(project, old, new, field, fix):
@@ -136,6 +148,88 @@ def test_a_model_file_that_cannot_be_imported_is_named_with_its_line(project, te
         assert says in done.output
         assert f"toy_model.py, line {line}" in done.output
         assert isinstance(done.exception, SystemExit), "an error for people, not a traceback"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("no_such_name\n", ["ended with NameError", "plat.py, line 1", "remedy: correct the file"]),
+        ("prod = (\n", ["ended with SyntaxError", "plat.py, line 1"]),
+        ("import sys\nsys.exit(3)\n", ["ended with SystemExit", "plat.py, line 2"]),
+        ("from airflow_ml import Platform\nprod = Platform(base='here')\n", ["Platform.base: 'here' is relative"]),
+        ("prod = 3\n", ["'plat:prod' is not a Platform"]),
+    ],
+)
+def test_a_platform_that_cannot_be_imported_is_named_with_its_line(project, monkeypatch, text, says):
+    (project / "plat.py").write_text(text)
+    monkeypatch.delenv("AIRFLOW_ML_BASE")
+    monkeypatch.setenv("AIRFLOW_ML_PLATFORM", "plat:prod")
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 1
+    assert isinstance(done.exception, SystemExit), "an error for people, not a traceback"
+    for each in says:
+        assert each in done.output
+
+
+@pytest.mark.parametrize("command", [["check", "toy_model:toy"], ["status", "toy_model:toy"], ["serve"]])
+def test_every_command_finds_a_platform_of_the_working_folder(project, monkeypatch, command):
+    (project / "plat_here.py").write_text(f"from airflow_ml import Platform\nprod = Platform(base={str(project)!r})\n")
+    monkeypatch.delenv("AIRFLOW_ML_BASE")
+    monkeypatch.setenv("AIRFLOW_ML_PLATFORM", "plat_here:prod")
+    monkeypatch.setattr("sys.path", [path for path in sys.path if path not in ("", str(project))])
+    served = []
+    monkeypatch.setattr("os.execvp", lambda program, argv: served.append(argv))
+    done = call(*command)
+    assert done.exit_code == 0, done.output
+    assert bool(served) == (command == ["serve"])
+    sys.modules.pop("plat_here", None)
+
+
+@pytest.mark.parametrize(
+    ("variables", "says"),
+    [
+        (
+            {"SERVING_GPRC": "models:8500"},
+            ["AIRFLOW_ML_SERVING_GPRC: there is no such setting", "AIRFLOW_ML_SERVING_GRPC"],
+        ),
+        ({"SERVING_GRPC": "nohost"}, ["serving_grpc: 'nohost' is no host:port", "write it like 'models:8500'"]),
+        ({"SERVING_REST": "models:85010"}, ["serving_rest: 'models:85010' has no such port", "from 1 to 65535"]),
+    ],
+)
+def test_a_wrong_setting_is_refused(project, monkeypatch, variables, says):
+    for name, value in variables.items():
+        monkeypatch.setenv(f"AIRFLOW_ML_{name}", value)
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 1
+    for each in says:
+        assert each in done.output
+
+
+def test_variables_that_others_read_are_not_settings(project, monkeypatch):
+    for name in ("CONN_MODELS", "CONN_MODELS_PASSWORD", "TEST_KIT", "STUDIES", "GATEWAY_PORT", "GATEWAY_PORT_8600_TCP"):
+        monkeypatch.setenv(f"AIRFLOW_ML_{name}", "something")
+    assert call("check", "toy_model:toy").exit_code == 0
+
+
+def test_a_model_whose_name_is_anothers_in_this_base_is_refused(project):
+    owner = project / "base/models/toy.json"
+    owner.parent.mkdir(parents=True)
+    owner.write_text(json.dumps({"declared_in": "other.model", "build": "other.code:build"}))
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 1
+    assert "'toy' belongs to the model declared in 'other.model'" in done.output
+    owner.write_text("")
+    assert "is damaged: JSONDecodeError" in call("check", "toy_model:toy").output
+    owner.unlink()
+    assert call("check", "toy_model:toy").exit_code == 0
+    assert list((project / "base").rglob("*.json")) == [], "a check binds nothing"
+
+
+def test_what_entry_points_print_is_not_the_answer(project):
+    noisy = "import atexit\natexit.register(print, 'bye')\nprint('hello', end='')\n"
+    (project / "toy_code.py").write_text(noisy + "def build(inputs): ...\n\ndef label(outcomes): ...\n")
+    done = call("check", "toy_model:toy")
+    assert done.exit_code == 0, done.output
 
 
 def test_checking_imports_entry_points_in_another_process(project):

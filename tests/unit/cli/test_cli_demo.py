@@ -1,8 +1,12 @@
 """The demo: one in a folder, and a summary that says where the time went."""
 
+import json
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
+
+import pytest
 
 from airflow_ml.examples.flights.demo import main
 from airflow_ml.examples.flights.demo.main import run_demo
@@ -76,6 +80,59 @@ def test_the_summary_says_what_monitoring_saw_and_what_it_could_not_judge():
         ["2013-12-07..2013-12-13", "1", "43%", "39%", "18%", "0.762", "0.724", "retrain"],
         ["2013-12-14..2013-12-20", "-", "-", "-", "-", "-", "-", "broken_input"],
     ]
+
+
+def _whole() -> Summary:
+    """What the summary says when everything in the loop happened."""
+    return Summary(
+        nights_scored=37,
+        auc_by_week={"2013-11-01": 0.71, "2013-11-08": None},
+        drift={"verdict": "retrain", "window": "2013-12-07..2013-12-13", "reasons": ["43% of the columns drifted"]},
+        retraining={"run_id": "drift__2013-12-13", "outcome": "promoted"},
+        online=arms(Traffic(Counter(stable=70, canary=30), Counter({1: 71, 2: 29}), latencies_ms=[5.0]), {}),
+        champions=[{"version": 2, "auc": 0.73, "reason": "passed"}],
+        online_prediction={"probability": 0.4},
+    )
+
+
+def test_a_loop_in_which_everything_happened_has_no_problem():
+    assert find_problems(_whole(), 37) == []
+    for outcome in ("rejected", "rolled back"):
+        assert find_problems(replace(_whole(), retraining={"outcome": outcome}), 37) == [], "honest refusals"
+    assert find_problems(replace(_whole(), online={}), 37) == [], "the retraining was refused: nothing was released"
+
+
+@pytest.mark.parametrize(
+    ("lacking", "problem"),
+    [
+        ({"nights_scored": 36}, "36 of 37 nights were scored"),
+        ({"nights_scored": 38}, "38 of 37 nights were scored"),
+        ({"auc_by_week": {}}, "no week could be judged"),
+        ({"auc_by_week": {"2013-11-01": None}}, "no week could be judged"),
+        ({"drift": {}}, "no drift verdict was reached"),
+        ({"drift": {"verdict": "healthy"}}, "no drift verdict was reached"),
+        ({"retraining": {}}, "no retraining ended in a promotion or a refusal"),
+        ({"retraining": {"outcome": "failed"}}, "no retraining ended in a promotion or a refusal"),
+        ({"champions": []}, "there is no champion"),
+        ({"online_prediction": {}}, "the online prediction was not answered"),
+        ({"online_prediction": {"error": "503"}}, "the online prediction was not answered"),
+        ({"online": arms(Traffic(Counter(stable=9)), {})}, "nobody was answered by the canary"),
+        (
+            {"online": arms(Traffic(Counter(stable=9, canary=1), failed=Counter({"503": 1})), {})},
+            "requests failed while a release was on its way: {'503': 1}",
+        ),
+    ],
+)
+def test_each_thing_that_did_not_happen_is_a_problem_of_its_own(lacking, problem):
+    summary = replace(_whole(), **lacking)
+    assert find_problems(summary, 37) == [problem]
+
+
+def test_what_did_not_happen_is_shown_to_people_and_to_machines(tmp_path):
+    summary = replace(_whole(), champions=[], problems=find_problems(replace(_whole(), champions=[]), 37))
+    assert "what did not happen:\n  there is no champion" in render(summary)
+    summary.write(tmp_path / "summary.json")
+    assert json.loads((tmp_path / "summary.json").read_text())["problems"] == ["there is no champion"]
 
 
 def test_the_summary_shows_the_arms_and_a_request_that_failed_is_a_problem():

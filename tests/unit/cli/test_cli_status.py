@@ -50,12 +50,32 @@ def test_a_decision_is_shown_with_the_window_that_it_judged(tmp_path, training):
     assert "  decide     2013-12-07 .. 2013-12-13  " in render(found)
 
 
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "the result is damaged: JSONDecodeError; remove the file; the stage then runs again"),
+        ('{"format": 1}', "the result is damaged: "),
+        ('{"format": 99}', "result of format 99; this package knows 1; upgrade airflow-ml"),
+    ],
+)
+def test_a_result_that_cannot_be_read_is_told_beside_the_others(tmp_path, text, says):
+    _decided(tmp_path, TRAINING)
+    damaged = tmp_path / "runs/small/gates/abc/result.json"
+    damaged.parent.mkdir(parents=True)
+    damaged.write_text(text)
+    found = model_status(small_model(), Platform(base=str(tmp_path)))
+    assert found["verdicts"]["gates"]["result"] == str(damaged)
+    assert says in found["verdicts"]["gates"]["problem"]
+    assert found["verdicts"]["decide"]["decision"] == "retrain"
+    assert says in render(found)
+
+
 @pytest.mark.parametrize("command", [["status", "flights"], ["serve"], ["gateway", "flights"]])
 @pytest.mark.parametrize(
     ("make", "says"),
     [
         (lambda base: base.write_text("a file"), "not a folder"),
-        (lambda base: _marker(base, {"format": 99, "created_by": "9.9"}), "written by airflow-ml 9.9 in format 99"),
+        (lambda base: _marker(base, {"format": 99, "written_by": "9.9"}), "written by airflow-ml 9.9 in format 99"),
         (lambda base: _marker(base, "{"), "not a marker of ours"),
     ],
 )

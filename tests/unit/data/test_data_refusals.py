@@ -9,7 +9,15 @@ import pytest
 
 from airflow_ml import Column, Files, Label, Schema, Volume, categories, in_range, nulls
 from airflow_ml.lake import LakeTable
-from airflow_ml.lifecycle.errors import AirflowMLError, BadFile, CommitConflict, DataBroken, MissingPartition, SpecError
+from airflow_ml.lifecycle.errors import (
+    AirflowMLError,
+    BadFile,
+    BaseError,
+    CommitConflict,
+    DataBroken,
+    MissingPartition,
+    SpecError,
+)
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Platform
@@ -79,22 +87,38 @@ def zone(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "row", "what"),
     [
-        (b"", "empty"),
-        (gzip.compress(b""), "empty"),
-        (gzip.compress(HEADER.encode() + b"\n"), "no row|header|empty"),
-        (gzip.compress(rows(500).encode())[:-40], "truncated|cut|ends"),
-        (b"not gzip at all", "gzip"),
-        (gzip.compress(rows(3).replace("kind,", "").encode()), "kind"),
-        (gzip.compress(rows(3).replace("x,kind", "kind,x").encode()), "order|header"),
-        (gzip.compress(rows(3).replace(HEADER, HEADER + ",extra").encode()), "extra"),
-        (gzip.compress((rows(3) + "r9,9\n").encode()), "row 5"),
-        (gzip.compress((rows(3) + "r0,5,0.5,a,2013-01-01 10:00:00\n").encode()), "r0"),
-        (gzip.compress((rows(3) + "r9,many,0.5,a,2013-01-01 10:00:00\n").encode()), "row 5.*n|n.*row 5"),
-        (gzip.compress((rows(3) + "r9,1,0.5,a,yesterday\n").encode()), "row 5.*at|at.*row 5"),
-        (gzip.compress((rows(3) + "r9,,0.5,a,2013-01-01 10:00:00\n").encode()), "row 5"),
-        (gzip.compress(rows(3).encode() + b"r9,1,0.5,\xff\xfe,2013-01-01 10:00:00\n"), "row 5|encoding|utf-8"),
+        (b"", None, "the file is empty"),
+        (gzip.compress(b""), None, "the file is empty"),
+        (gzip.compress(HEADER.encode() + b"\n"), None, "the file has a header and no rows"),
+        (gzip.compress(rows(500).encode())[:-40], None, "the gzip file is cut off after "),
+        (b"not gzip at all", None, "it is not a sound gzip file: "),
+        (gzip.compress(rows(3).replace("kind,", "").encode()), 1, "columns missing: kind"),
+        (gzip.compress(rows(3).replace("x,kind", "kind,x").encode()), 1, "columns in another order, from 'kind' on: "),
+        (gzip.compress(rows(3).replace(HEADER, HEADER + ",extra").encode()), 1, "columns that are not declared: extra"),
+        (gzip.compress((rows(3) + "r9,9\n").encode()), 5, "2 fields instead of 5"),
+        (
+            gzip.compress((rows(3) + "r0,5,0.5,a,2013-01-01 10:00:00\n").encode()),
+            5,
+            "key id='r0' stands in row 2 already",
+        ),
+        (
+            gzip.compress((rows(3) + "r9,many,0.5,a,2013-01-01 10:00:00\n").encode()),
+            5,
+            "column 'n': 'many' cannot be read as int",
+        ),
+        (
+            gzip.compress((rows(3) + "r9,1,0.5,a,yesterday\n").encode()),
+            5,
+            "column 'at': 'yesterday' cannot be read as timestamp",
+        ),
+        (gzip.compress((rows(3) + "r9,,0.5,a,2013-01-01 10:00:00\n").encode()), 5, "column 'n': an empty field"),
+        (
+            gzip.compress(rows(3).encode() + b"r9,1,0.5,\xff\xfe,2013-01-01 10:00:00\n"),
+            5,
+            f"byte 0xff at offset {len(rows(3)) + len('r9,1,0.5,')} is not utf-8",
+        ),
     ],
     ids=[
         *("no bytes", "no text", "only a header", "truncated gzip", "not gzip", "column missing", "columns reordered"),
@@ -109,11 +133,13 @@ def zone(tmp_path):
         ),
     ],
 )
-def test_a_bad_file_is_refused_with_the_file_and_the_remedy(zone, content, says):
+def test_a_bad_file_is_refused_with_the_file_the_row_and_the_remedy(zone, content, row, what):
     zone.put("2013-01-01", content, compress=False)
-    with pytest.raises(BadFile, match=f"(?s){says}") as refused:
+    with pytest.raises(BadFile) as refused:
         zone.run("ingest", "2013-01-01")
-    assert "raw/2013-01-01.csv.gz" in str(refused.value)
+    assert refused.value.what.startswith(what)
+    file = str(zone.base / "landing/raw/2013-01-01.csv.gz")
+    assert refused.value.where == (file if row is None else f"{file}, row {row}")
     assert refused.value.remedy
     assert not zone.raw.exists(), "nothing is committed"
 
@@ -121,6 +147,18 @@ def test_a_bad_file_is_refused_with_the_file_and_the_remedy(zone, content, says)
 def test_a_file_that_has_not_landed_is_named(zone):
     with pytest.raises(BadFile, match="has not landed"):
         zone.run("ingest", "2013-01-01")
+
+
+def test_a_committed_file_that_is_gone_is_told_and_ingested_again(zone):
+    zone.put("2013-01-01", rows(3))
+    zone.put("2013-01-02", rows(3, start=10, at="2013-01-02 10:00:00"))
+    zone.run("ingest", "2013-01-01", "2013-01-02")
+    (lost,) = zone.raw.files(Window.of("2013-01-02"))
+    Path(lost).unlink()
+    with pytest.raises(BaseError, match=f"{lost}: a committed file is gone"):
+        zone.run("validate", "2013-01-01", "2013-01-02")
+    assert zone.run("ingest", "2013-01-01", "2013-01-02").summary["built"] == ["2013-01-02"]
+    assert zone.run("validate", "2013-01-01", "2013-01-02").rows == 6
 
 
 def test_one_bad_day_refuses_its_whole_window_and_names_every_bad_file(zone):

@@ -6,7 +6,8 @@ import pytest
 
 from airflow_ml.lifecycle.approvals import Answer, standing
 from airflow_ml.lifecycle.judging import Judgement, Verdict
-from airflow_ml.lifecycle.rollout import Rollout, State, consented, done, held, judged, look_again_s, needs_approval
+from airflow_ml.lifecycle.rollout import Rollout, State
+from airflow_ml.lifecycle.rollout_moves import consented, done, held, judged, look_again_s, needs_approval
 from airflow_ml.spec import Approval, Canary
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -92,14 +92,6 @@ def test_artifacts_lie_below_the_base(platform: Platform, tmp_path: Path) -> Non
     assert found.read_text() == "<p>hello</p>"
 
 
-def test_a_database_has_no_page_and_a_server_has(platform: Platform) -> None:
-    assert tracking.version_url(platform, NAME, 3) is None
-    shown = platform.model_copy(update={"registry_ui": "https://mlflow.example"})
-    assert tracking.version_url(shown, NAME, 3) == "https://mlflow.example/#/models/small/versions/3"
-    server = platform.model_copy(update={"registry": "http://mlflow.example:5000/"})
-    assert tracking.version_url(server, NAME, 3) == "http://mlflow.example:5000/#/models/small/versions/3"
-
-
 @pytest.mark.slow
 def test_first_use_by_two_processes_at_once_makes_one_schema_and_one_run(tmp_path: Path) -> None:
     found = set(steps.together(steps.start_run, [(str(tmp_path),), (str(tmp_path),)]))
@@ -249,7 +241,8 @@ def test_a_changed_gate_report_makes_a_version_unusable(platform: Platform) -> N
 def test_a_changed_record_does_not_match_its_gate_report(platform: Platform, change: dict[str, str]) -> None:
     rejected = released(platform, verdict="rejected")
     record = Path(platform.base) / "releases" / NAME / f"{rejected.version}.json"
-    record.write_text(rejected.model_copy(update=change).model_dump_json())
+    record.unlink()
+    champions.record(platform, rejected.model_copy(update=change))
     with pytest.raises(NotReleasable, match="about another model"):
         champions.release_of(platform, NAME, rejected.version)
 
@@ -262,6 +255,21 @@ def test_a_damaged_list_of_champions_is_named_with_a_remedy(platform: Platform, 
     with pytest.raises(BaseError, match=r"the record is damaged.*Remedy: restore the file") as refused:
         champions.champion(platform, NAME)
     assert refused.value.where == str(path)
+
+
+def test_the_record_of_a_newer_package_is_refused_and_not_called_damaged(platform: Platform) -> None:
+    release = released(platform)
+    path = Path(platform.base, "releases", NAME, f"{release.version}.json")
+    newer = json.loads(path.read_text()) | {"format": 2, "a_field_of_tomorrow": 1}
+    path.write_text(json.dumps(newer))
+    for look in (
+        lambda: champions.release_of(platform, NAME, release.version),
+        lambda: champions.releases(platform, NAME),
+        lambda: champions.record(platform, release),
+    ):
+        with pytest.raises(BaseError, match=r"format 2; this package knows 1\. Remedy: upgrade airflow-ml"):
+            look()
+    assert json.loads(path.read_text()) == newer
 
 
 def test_a_record_never_changes(platform: Platform) -> None:

@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from airflow_ml.lifecycle import rollout as machine
+from airflow_ml.lifecycle import rollout_moves as machine
 from airflow_ml.lifecycle import rollout_operations, rollout_plans
 from airflow_ml.lifecycle.errors import ChampionMoved, NotReleasable, RolloutRunning, ServingError
 from airflow_ml.lifecycle.judging import Finding, Judgement, Verdict
 from airflow_ml.lifecycle.releases import Release
 from airflow_ml.lifecycle.requests import FileOutput
-from airflow_ml.lifecycle.rollout import Event, Rollout, State
+from airflow_ml.lifecycle.rollout import TRANSITIONS, Event, Mode, Rollout, State
 from airflow_ml.lifecycle.rollout_operations import Operation
 from airflow_ml.spec.serving import Canary, Judging
 
@@ -403,10 +403,10 @@ def test_moves_that_do_not_exist():
 
 
 def test_every_state_is_reached_and_left():
-    into, out_of = set(machine.TRANSITIONS.values()), {state for state, _ in machine.TRANSITIONS}
+    into, out_of = set(TRANSITIONS.values()), {state for state, _ in TRANSITIONS}
     assert into | {State.PUBLISH} == set(State)
     assert set(State) - out_of == {State.KEPT, State.ROLLED_BACK}
-    assert {event for _, event in machine.TRANSITIONS} == set(Event)
+    assert {event for _, event in TRANSITIONS} == set(Event)
 
 
 def test_the_record_survives_its_file():
@@ -425,7 +425,7 @@ def test_steps_rise_between_nothing_and_all(steps):
 # --- as it is asked for ---------------------------------------------------------------------------------------------
 
 
-def at(state: State, mode: machine.Mode = "declared", **changes) -> Rollout:
+def at(state: State, mode: Mode = "declared", **changes) -> Rollout:
     begun_ = rollout_plans.begin(release(2), 1, PLAN, START, mode=mode)
     return begun_.model_copy(update={"state": state, **changes})
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from airflow_ml.lifecycle.observations import ColumnDrift, Observation
-from airflow_ml.lifecycle.retraining import LedgerEntry, decide, training_window
+from airflow_ml.lifecycle.retraining import LedgerEntry, decide, training_window, unsettled
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Budget, Model, Monitoring, Split
 from airflow_ml.spec.training import Horovod
@@ -135,19 +135,18 @@ def test_training_ends_at_the_newest_label_and_begins_no_earlier_than_the_model(
 
 
 @pytest.mark.parametrize("age", [1, 2, 3, 14])
-@pytest.mark.parametrize("seen", [saw(), drifted(), saw(broken=("gone",))], ids=["healthy", "drifted", "broken"])
-def test_a_lost_trigger_is_named_again_while_it_holds_off_others(age, seen):
+def test_a_lost_trigger_is_named_again_while_it_holds_off_others(age):
     lost = retrained(age)
-    decision = decide(seen, model(), (retrained(40), lost))
-    assert [again.run_id for again in decision.resend] == [f"drift__{lost.window_end}"]
-    assert decision.resend[0].window == lost.training
+    (again,) = unsettled(model(), END, (retrained(40), lost))
+    assert again.run_id == f"drift__{lost.window_end}"
+    assert again.window == lost.training
 
 
 def test_a_run_that_failed_does_not_block_its_model_for_ever():
     failed = retrained(15)
     decision = decide(drifted(), model(), (failed,))
     assert decision.decision == "retrain"
-    assert decision.resend == ()
+    assert unsettled(model(), END, (failed,)) == ()
 
 
 def test_a_window_names_the_same_run_however_often_it_is_decided():

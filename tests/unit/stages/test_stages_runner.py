@@ -15,10 +15,10 @@ import pytest
 from airflow_ml.lake import LakeTable
 from airflow_ml.lifecycle.errors import BaseError, CommitConflict, MissingResult, NameTaken, SpecChanged, SpecError
 from airflow_ml.lifecycle.fingerprints import fingerprint
-from airflow_ml.lifecycle.requests import JobRequest
+from airflow_ml.lifecycle.requests import FORMAT, JobRequest
 from airflow_ml.lifecycle.windows import Window
 from airflow_ml.spec import Platform
-from airflow_ml.stages import runner
+from airflow_ml.stages import runner, workspace
 from airflow_ml.stages.base import Outcome, PartitionStage, Stage
 from airflow_ml.stages.code import code_version, load
 from tests.support.models import small_model
@@ -63,10 +63,26 @@ class DayStage(PartitionStage):
         return schema, {}
 
 
+class ReadingStage(Stage):
+    """Reads what is committed, and what its parameter names."""
+
+    name = "evaluate"
+    params = ("also",)
+
+    def identify(self, ctx):
+        return {"params": ctx.params}
+
+    def run(self, ctx):
+        if also := ctx.params.get("also"):
+            Path(also).read_text()
+        return Outcome(rows=ctx.table("raw").read().num_rows)
+
+
 @pytest.fixture
 def stages(monkeypatch):
     CountingStage.runs = 0
-    monkeypatch.setattr(runner, "stage_of", lambda name: {"train": CountingStage(), "ingest": DayStage()}[name])
+    known = {"train": CountingStage(), "ingest": DayStage(), "evaluate": ReadingStage()}
+    monkeypatch.setattr(runner, "stage_of", known.__getitem__)
 
 
 def request(base: Path, stage: str = "train", **changes) -> JobRequest:
@@ -157,9 +173,33 @@ class TestResults:
 @pytest.mark.usefixtures("stages")
 class TestRefusals:
     def test_a_base_of_a_newer_version(self, tmp_path):
-        (tmp_path / "airflow_ml.json").write_text(json.dumps({"format": 99, "created_by": "9.0"}))
+        (tmp_path / "airflow_ml.json").write_text(json.dumps({"format": 99, "written_by": "9.0"}))
         with pytest.raises(BaseError, match=r"written by airflow-ml 9.0 .*Remedy: upgrade"):
             runner.execute(request(tmp_path))
+        assert [path.name for path in tmp_path.iterdir()] == ["airflow_ml.json"]
+
+    def test_a_base_of_an_older_version_that_a_newer_one_wrote_into(self, tmp_path, monkeypatch):
+        runner.execute(request(tmp_path))
+        with monkeypatch.context() as newer:
+            newer.setattr(workspace, "FORMAT", FORMAT + 1)
+            newer.setattr(workspace, "__version__", "9.0")
+            runner.execute(request(tmp_path))
+            runner.execute(request(tmp_path))
+        with pytest.raises(BaseError, match=rf"written by airflow-ml 9.0 in format {FORMAT + 1};"):
+            runner.execute(request(tmp_path))
+
+    def test_a_request_of_a_newer_version(self, tmp_path):
+        with pytest.raises(BaseError, match=rf"request of format {FORMAT + 1}; .*Remedy: upgrade"):
+            runner.execute(request(tmp_path, format=FORMAT + 1))
+        assert list(tmp_path.iterdir()) == []
+
+    def test_a_result_of_a_newer_version(self, tmp_path):
+        done = runner.execute(request(tmp_path))
+        Path(done.uri).write_text(json.dumps(json.loads(Path(done.uri).read_text()) | {"format": FORMAT + 1, "new": 1}))
+        for look in (runner.execute, runner.find):
+            with pytest.raises(BaseError, match=rf"result of format {FORMAT + 1}; .*Remedy: upgrade"):
+                look(request(tmp_path))
+        assert CountingStage.runs == 1
 
     def test_two_models_of_one_name(self, tmp_path):
         runner.execute(request(tmp_path))
@@ -189,6 +229,26 @@ class TestRefusals:
         assert refused.value.where == done.uri
         Path(done.uri).unlink()
         assert not runner.execute(request(tmp_path)).reused
+
+    def test_a_committed_file_that_is_gone_is_told_and_its_partition_made_again(self, tmp_path):
+        ingest = request(tmp_path, "ingest", window=Window.of("2013-01-01", "2013-01-03"))
+        runner.execute(ingest)
+        table = LakeTable(tmp_path / "lake/small/raw")
+        (lost,) = table.files(Window.of("2013-01-02"))
+        Path(lost).unlink()
+        with pytest.raises(BaseError, match=r"a committed file is gone.*the table 'raw' again") as refused:
+            runner.execute(request(tmp_path, "evaluate"))
+        assert refused.value.where == lost
+        again = runner.execute(ingest)
+        assert again.summary["built"] == ["2013-01-02"]
+        assert not again.reused
+        assert runner.execute(request(tmp_path, "evaluate")).rows == 3
+        assert runner.execute(ingest).reused
+
+    def test_a_file_that_a_stages_own_code_misses_is_no_committed_one(self, tmp_path):
+        runner.execute(request(tmp_path, "ingest", window=Window.of("2013-01-01")))
+        with pytest.raises(FileNotFoundError):
+            runner.execute(request(tmp_path, "evaluate", params={"also": str(tmp_path / "no.parquet")}))
 
     def test_an_upstream_stage_that_has_not_run(self, tmp_path):
         ctx = runner.identify(request(tmp_path, window=Window.of("2013-01-01", "2013-02-01")), CountingStage())

@@ -15,7 +15,8 @@ from airflow_ml.training.params import Params, parse
 @pytest.mark.parametrize(
     ("params", "field", "said"),
     [
-        ({"epochs": 0}, "training.params.epochs", "greater than or equal to 1"),
+        ({"epochs": 0}, "training.params.epochs", "Remedy: choose 1 or more"),
+        ({"hidden": "big"}, "training.params.hidden", "Remedy: write a list: (value,) in Python"),
         ({"learning_rate": float("nan")}, "training.params.learning_rate", "finite"),
         ({"dropout": 1}, "training.params.dropout", "less than 1"),
         ({"hidden": []}, "training.params.hidden", "at least one layer"),

@@ -34,14 +34,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def killed(make_request: Requests, base: Path) -> dict[str, tuple[int, str]]:
-    """Exit codes and output: the first try of the training is killed before its result, the second one after it."""
+    """Exit codes and output: tries of the training are killed before its files, before its result and after it."""
     request = make_request(base, "train")
     return {moment: run_in_process(request, moment)[::2] for moment in FILE_MOMENTS}
 
 
 @pytest.fixture(scope="module")
 def trained(make_request: Requests, base: Path, killed: dict[str, tuple[int, str]]) -> JobResult:
-    """What the third try says, on which the other tests build."""
+    """What the try says that nobody kills, on which the other tests build."""
     return execute(make_request(base, "train"))
 
 
@@ -60,7 +60,7 @@ def test_a_training_killed_around_its_result_finds_its_run_and_its_last_epoch(
 ):
     for code, output in killed.values():
         assert code == -9, output
-    # The second try went on from the last epoch of the first one; the third had nothing to do.
+    # The try that wrote the result went on from the last epoch of the one before; the last had nothing to do.
     assert trained.reused
     assert trained.summary["resumed_from_epoch"] == trained.metrics["epochs"] == 3
     client = client_of(make_request(base, "train").platform)
