@@ -121,7 +121,7 @@ def test_a_version_that_does_not_load_is_told_with_the_servers_words(real, two):
             servers.serve("broken", [1])
         assert servers.configured("broken") == Configured()
         servers.serve("theirs", [7, 8])
-        with pytest.raises(ServingError, match=r"given up: grpc://.*could not load it: INTERNAL ") as caught:
+        with pytest.raises(ServingError, match=r"given up: grpc://.*could not load it: DATA_LOSS ") as caught:
             servers.wait_available("theirs", 8, WAIT)
         assert not isinstance(caught.value, ReplicasBehind)
         with pytest.raises(ReplicasBehind, match="not AVAILABLE on every replica"):

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
@@ -29,8 +30,9 @@ class QueueTrigger(BaseTrigger):
         return f"{__name__}.QueueTrigger", self.asked
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """One event."""
+        """One event; leaves word that it waited."""
         handle = self.asked["handle"]
+        Path(handle["folder"], "waited").touch()
         while read_response(handle["folder"]) is None:
             await asyncio.sleep(0.05)
         ended = {"status": "ended", "answered": True, "code": 0, "detail": "", "remedy": ""}

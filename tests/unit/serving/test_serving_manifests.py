@@ -38,7 +38,7 @@ def target():
 def test_the_server_takes_its_flags_and_polls_what_the_sidecar_copies():
     server = containers(SERVING)["server"]
     flags = server_flags.parse(server["args"])
-    assert not server_flags.unheeded(flags)
+    assert not server_flags.unheeded(server["args"])
     assert flags.allow_version_labels_for_unavailable_models
     assert flags.model_config_file_poll_wait_seconds > 0
     ports = {each["name"]: each["containerPort"] for each in server["ports"]}
