@@ -1,4 +1,4 @@
-"""The agent of a pod: runs its ranks for the coordinator, which lives in pod 0, and tells how they are.
+"""The agent of a pod: runs its ranks for the coordinator, in whatever pod that lives, and tells how they are.
 
     python -m airflow_ml.training.agent ADDRESS INDEX
 
@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from airflow_ml.lifecycle.protocol import BROKEN, GAVE_UP
 from airflow_ml.training.ranks import PARENT, STOP
 from airflow_ml.training.warm_ranks import Rank
 from airflow_ml.training.wire import LONGEST, Channel, Message, Stranger, ask
@@ -27,10 +28,7 @@ SILENCE_S = 6.0
 """Without a heartbeat for so long, the other side is taken for dead."""
 _RETRY_S = 0.25
 PATIENCE_S = 600.0
-"""An agent that nobody has answered for so long gives up: the Job then makes another pod."""
-GAVE_UP = 75
-BROKEN = 1
-"""The same again would fail the same way: the environment cannot import what a rank needs."""
+"""An agent that nobody has answered for so long gives up."""
 
 
 class Agent:
@@ -70,6 +68,10 @@ class Agent:
                     self.since = time.monotonic()
                     print("INFO the coordinator is gone; waiting for it", flush=True)
                     await self._warm_up()
+                # Whoever would say so is gone, or never came: the request had been answered before.
+                code = self.world.answered
+                if code is not None:
+                    return code
                 await asyncio.sleep(_RETRY_S)
             print(f"ERROR no coordinator at {self.host}:{self.port} for {PATIENCE_S:.0f} s", flush=True)
             return GAVE_UP

@@ -76,10 +76,10 @@ def fake(fake_of, api):
 def request_of(base):
     """Makes a request; its params say what the pods do."""
 
-    def make(workers=2, try_number=1, task_instance=None, **params):
+    def make(workers=2, try_number=1, task_instance=None, min_workers=None, **params):
         return JobRequest(
             stage="train",
-            model=small_model(training=Horovod(workers=workers)),
+            model=small_model(training=Horovod(workers=workers, min_workers=min_workers)),
             platform=Platform(base=str(base)),
             params=params,
             coordinates=Coordinates(

@@ -12,7 +12,7 @@ import pytest
 from airflow_ml import KubernetesCompute
 from airflow_ml.compute.kubernetes.api import ApiError, path_of
 from airflow_ml.compute.kubernetes.host import host_template
-from airflow_ml.compute.kubernetes.names import JOB_NAME
+from airflow_ml.compute.kubernetes.names import PART_OF
 
 FAKE = Path(__file__).with_name("fake_pod.py")
 
@@ -34,7 +34,7 @@ class Cluster:
         return self.list("Job", version="batch/v1")
 
     def pods(self, job=None):
-        return self.list("Pod", job and f"{JOB_NAME}={job}")
+        return self.list("Pod", job and f"{PART_OF}={job}")
 
     def log(self, pod):
         """What the pod's container has said."""
