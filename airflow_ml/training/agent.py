@@ -27,6 +27,8 @@ HEARTBEAT_S = 1.0
 SILENCE_S = 6.0
 """Without a heartbeat for so long, the other side is taken for dead."""
 _RETRY_S = 0.25
+_BEGUN_S = 5.0
+"""How long ranks have their cores for themselves: what comes after them imports for as long."""
 PATIENCE_S = 600.0
 """An agent that nobody has answered for so long gives up."""
 
@@ -124,9 +126,8 @@ class Agent:
         for rank, environment in zip(self.ranks, message["environments"], strict=True):
             rank.tell({**environment, **ours}, job)
             self._spawn(self._follow(channel, generation, rank, int(environment["HOROVOD_RANK"])))
-        if self.world.elastic and not self.spare:
-            # What the next generation begins with is there before it is needed.
-            self.spare = [await Rank.warm(self.world) for _ in self.ranks]
+        if self.world.elastic:
+            self._spawn(self._warm_spares(self.ranks))
 
     async def _follow(self, channel: Channel, generation: int, rank: Rank, number: int) -> None:
         """Pass on a rank's events, and how it ended, in this order."""
@@ -154,6 +155,12 @@ class Agent:
         await _end(used)
         missing = self.world.slots - len(self.ranks)
         self.ranks += [await Rank.warm(self.world) for _ in range(missing)]
+
+    async def _warm_spares(self, begun: list[Rank]) -> None:
+        """What the next generation begins with is there before it is needed, and holds up nothing of this one."""
+        await asyncio.sleep(_BEGUN_S)
+        if self.ranks is begun and not self.spare:
+            self.spare = [await Rank.warm(self.world) for _ in begun]
 
     def _stop_file(self, generation: int) -> Path:
         return self.folder / f"stop-{generation}"

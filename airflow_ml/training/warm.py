@@ -15,9 +15,13 @@ from airflow_ml.training.events import EventWriter
 
 def main() -> None:
     """Import, wait, train."""
+    import torch
+
     import airflow_ml.training.loop
     import airflow_ml.training.model_files  # noqa: F401
 
+    # The first optimizer of a process imports torch's compiler: seconds, in which all pods would wait.
+    torch.optim.SGD([torch.zeros(1, requires_grad=True)])
     EventWriter(int(os.environ[ranks.EVENTS]), -1).send("warm")
     line = sys.stdin.readline()
     if not line:

@@ -78,6 +78,34 @@ def namespace(api):
                 raise
 
 
+class Seats:
+    """A resource that the first node has for one namespace only.
+
+    Source: https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
+    """
+
+    def __init__(self, cluster):
+        self.resource = f"example.com/{cluster.namespace}"
+        self._api = cluster.api
+        self._path = f"/api/v1/nodes/{self._api.call('GET', '/api/v1/nodes')['items'][0]['metadata']['name']}/status"
+
+    def offer(self, number):
+        """Let so many pods that ask for one be scheduled; None takes the resource away."""
+        there = {self.resource: None if number is None else str(number)}
+        # What is allocatable follows from the capacity, but seconds later.
+        self._api.call("PATCH", self._path, None, {"status": {"capacity": there, "allocatable": there}})
+
+
+@contextmanager
+def seats_of(cluster):
+    """Seats, taken away again."""
+    seats = Seats(cluster)
+    try:
+        yield seats
+    finally:
+        seats.offer(None)
+
+
 def image_of_tests():
     """Image with Python in which folders of this machine can be mounted: its only node is this machine."""
     found = os.environ.get("AIRFLOW_ML_TEST_IMAGE")
