@@ -127,7 +127,7 @@ class Agent:
             rank.tell({**environment, **ours}, job)
             self._spawn(self._follow(channel, generation, rank, int(environment["HOROVOD_RANK"])))
         if self.world.elastic:
-            self._spawn(self._warm_spares(self.ranks))
+            self._spawn(self._warm_spares(channel, generation, self.ranks))
 
     async def _follow(self, channel: Channel, generation: int, rank: Rank, number: int) -> None:
         """Pass on a rank's events, and how it ended, in this order."""
@@ -156,11 +156,18 @@ class Agent:
         missing = self.world.slots - len(self.ranks)
         self.ranks += [await Rank.warm(self.world) for _ in range(missing)]
 
-    async def _warm_spares(self, begun: list[Rank]) -> None:
+    async def _warm_spares(self, channel: Channel, generation: int, begun: list[Rank]) -> None:
         """What the next generation begins with is there before it is needed, and holds up nothing of this one."""
         await asyncio.sleep(_BEGUN_S)
-        if self.ranks is begun and not self.spare:
+        if self.ranks is not begun:
+            return
+        if not self.spare:
             self.spare = [await Rank.warm(self.world) for _ in begun]
+        for rank in self.spare:
+            # One that cannot be is found when it is needed.
+            await rank.is_warm()
+        with contextlib.suppress(ConnectionError):
+            await channel.send({"generation": generation, "spare": self.index})
 
     def _stop_file(self, generation: int) -> Path:
         return self.folder / f"stop-{generation}"

@@ -23,12 +23,14 @@ class Pod:
         address: Its own.
         channel: To its agent.
         ready: Whether its ranks wait for a generation.
+        spare: Whether it has warm ranks beside those of this generation.
     """
 
     index: int
     address: str
     channel: Channel
     ready: bool = False
+    spare: bool = False
 
     async def send(self, message: Message) -> None:
         """Tell its agent something; a pod that does not hear is found by its silence."""

@@ -190,12 +190,16 @@ class Coordinator:
             generation = self.generation = Generation(number, dict(sorted(ranks.items())), watchdog)
             job = self.job.model_dump_json()
             for index, pod in pods.items():
-                pod.ready = False
+                pod.ready = pod.spare = False
                 await pod.send({"start": number, "job": job, "environments": by_pod[index]})
+            spare = False
             try:
                 while not generation.ended(loop.time()):
-                    if not generation.asked and any(pod.ready for pod in self.muster.pods.values()):
-                        # Somebody has come: room is made for it at the next checkpoint.
+                    if not spare and all(pod.spare for pod in pods.values()):
+                        spare = True
+                        log.info("generation %d: another start would be a warm one", number)
+                    if spare and not generation.asked and any(pod.ready for pod in self.muster.pods.values()):
+                        # Somebody has come: room is made for it at the next checkpoint, when that holds up nobody.
                         generation.asked = True
                         for pod in pods.values():
                             await pod.send({"yield": number})
@@ -231,6 +235,9 @@ class Coordinator:
     def _heard(self, pod: Pod, message: Message) -> None:
         generation = self.generation
         if generation is None or message.get("generation") != generation.number:
+            return
+        if "spare" in message:
+            pod.spare = True
             return
         event = generation.take(message, asyncio.get_running_loop().time())
         if event is not None:
