@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from airflow_ml.compute.kubernetes.api import ApiError, path_of, refused
-from airflow_ml.compute.kubernetes.names import MANAGED, REQUEST, Engine
-from airflow_ml.compute.kubernetes.observing import name_of
+from airflow_ml.compute.kubernetes.facts import name_of
+from airflow_ml.compute.kubernetes.names import MANAGED, PART_OF, REQUEST, WORKERS, Engine
+from airflow_ml.compute.kubernetes.objects import annotation, owns
 
 log = logging.getLogger(__name__)
 
@@ -205,18 +206,22 @@ class JobWatch:
         job = self._jobs.get(name)
         return job if job is not None and job["metadata"]["uid"] == uid else None
 
+    def workers(self, job: Object) -> Object | None:
+        """The Job of those that train, where the job is only that of their coordinator."""
+        found = self._jobs.get(annotation(job, WORKERS) or "")
+        return found if found is not None and owns(job, found) else None
+
     def pods(self, name: str, folder: str) -> list[Object]:
-        """Pods of the job that answers into a folder; another one may have had its name before."""
-        known = self._pods.get(name, {}).values()
-        return [pod for pod in known if (pod["metadata"].get("annotations") or {}).get(REQUEST) == folder]
+        """Pods of the job that answers into a folder, and of its workers; another one may have had its name before."""
+        return [pod for pod in self._pods.get(name, {}).values() if annotation(pod, REQUEST) == folder]
 
     def _start(self) -> None:
-        ours = ",".join(f"{name}={value}" for name, value in MANAGED.items())
+        ours = ",".join([*(f"{name}={value}" for name, value in MANAGED.items()), PART_OF])
         jobs = path_of(self.engine.version, self.engine.kind, self.namespace)
         pods = path_of("v1", "Pod", self.namespace)
         self._tasks = [
             asyncio.create_task(self._keep(jobs, ours, self._take_job)),
-            asyncio.create_task(self._keep(pods, f"{ours},{self.engine.pod_label}", self._take_pod)),
+            asyncio.create_task(self._keep(pods, ours, self._take_pod)),
         ]
 
     async def _end(self) -> None:
@@ -320,10 +325,10 @@ class JobWatch:
             self._jobs.pop(name, None)
         else:
             self._jobs[name] = _cut_job(item)
-        self._tell(name)
+        self._tell(item["metadata"]["labels"][PART_OF])
 
     def _take_pod(self, item: Object, deleted: bool) -> None:
-        job = item["metadata"]["labels"][self.engine.pod_label]
+        job = item["metadata"]["labels"][PART_OF]
         if deleted:
             pods = self._pods.get(job, {})
             pods.pop(name_of(item), None)
@@ -362,7 +367,7 @@ def _cut(metadata: Object, names: tuple[str, ...]) -> Object:
 def _cut_job(item: Object) -> Object:
     """What `observe` and an owner look at; templates of thousands of jobs would fill the memory."""
     return {
-        "metadata": _cut(item["metadata"], ("name", "uid", "annotations", "deletionTimestamp")),
+        "metadata": _cut(item["metadata"], _JOB_METADATA),
         "status": item.get("status", {}),
     }
 
@@ -372,4 +377,5 @@ def _cut_pod(item: Object) -> Object:
     return {"metadata": metadata, "status": _cut(item.get("status", {}), _POD_STATUS)}
 
 
+_JOB_METADATA = ("name", "uid", "labels", "annotations", "deletionTimestamp", "ownerReferences")
 _POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses")

@@ -10,6 +10,10 @@ LEASE = "lease"
 
 FAILED = 1
 """Exit code of a pod whose stage has said why it failed: the same again would fail the same way."""
+BROKEN = 70
+"""Exit code of a pod whose environment cannot import what a rank needs: the same again would fail the same way."""
+GAVE_UP = 75
+"""Exit code of a pod that no coordinator has answered for a long time."""
 KILLED = 137
 """Exit code of a container that the kernel ended: its memory was too small."""
 LEFT = 143

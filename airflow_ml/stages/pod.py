@@ -1,8 +1,8 @@
 """The entry point of a pod: ``python -m airflow_ml.stages.pod``.
 
-Pod 0 runs the request; the others lend it their ranks.
+One pod runs the request: pod 0, or the coordinator; the others lend it their ranks.
 
-Pod 0 answers into the request's folder in the base, as a local job does, and looks there, too, whether anybody still
+It answers into the request's folder in the base, as a local job does, and looks there, too, whether anybody still
 waits for it: a job that nobody has waited for in the time of its lease ends, though nobody is there to end it.
 """
 
@@ -28,11 +28,6 @@ def main() -> int:
     """Do this pod's part; returns its exit code."""
     # The first process of a container ignores signals that it has no handler for.
     signal.signal(signal.SIGTERM, _go)
-    index = _index()
-    if index is not None:
-        from airflow_ml.training import agent
-
-        return agent.main(os.environ["AIRFLOW_ML_COORDINATOR"], index)
     folder = Path(os.environ["AIRFLOW_ML_FOLDER"])
     if not folder.is_dir():
         print(
@@ -41,6 +36,11 @@ def main() -> int:
             flush=True,
         )
         return FAILED
+    index = _index()
+    if index is not None:
+        from airflow_ml.training import agent
+
+        return agent.main(os.environ["AIRFLOW_ML_COORDINATOR"], index)
     threading.Thread(target=_watch, args=(folder, float(os.environ["AIRFLOW_ML_LEASE_S"])), daemon=True).start()
     return run_request(_REQUEST, folder / RESPONSE)
 

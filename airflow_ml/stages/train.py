@@ -7,7 +7,7 @@ from typing import Any
 
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.registry import tracking
-from airflow_ml.spec import Model, Platform
+from airflow_ml.spec import Horovod, Model, Platform
 from airflow_ml.stages._files import file_of
 from airflow_ml.stages.base import TRAINING, Outcome, Stage
 from airflow_ml.stages.context import StageContext, log
@@ -156,7 +156,7 @@ def _job(ctx: StageContext, params: dict[str, Any], world: World | None) -> Trai
         seed=training.seed,
         workers=training.ranks,
         gpus_per_worker=training.gpus_per_worker,
-        threads=threads_of(training.ranks) if world is None else world.threads,
+        threads=_threads(training, world),
         state=checkpoints_of(ctx),
         out=str(ctx.files / "model"),
         fusion_threshold_mb=training.fusion_threshold_mb,
@@ -172,6 +172,13 @@ def checkpoints_of(ctx: StageContext) -> str:
     return str(ctx.state / "checkpoints") if place is None else f"{place}/{ctx.model.name}/{ctx.folder.name}"
 
 
+def _threads(training: Horovod, world: World | None) -> int:
+    """Of a rank; a pod that only coordinates does not know what the others have."""
+    if world is None:
+        return threads_of(training.ranks)
+    return 0 if world.coordinates_only else world.threads
+
+
 def _report(ctx: StageContext, job: TrainingJob, finished: Event) -> list[dict[str, Any]]:
     """Write the learning curve; the history, one dict an epoch."""
     from airflow_ml.training import plots
@@ -180,7 +187,8 @@ def _report(ctx: StageContext, job: TrainingJob, finished: Event) -> list[dict[s
 
     history: list[dict[str, Any]] = json.loads((ctx.files / "model" / HISTORY).read_text(encoding="utf-8"))["history"]
     about = [
-        f"Window {ctx.window}, {finished['train_rows']:,} rows, {job.workers} ranks of {job.threads} threads",
+        f"Window {ctx.window}, {finished['train_rows']:,} rows, {job.workers} ranks"
+        + (f" of {job.threads} threads" if job.threads else ""),
         f"Best epoch {finished['best_epoch']} of {finished['epochs']}",
     ]
     curve = [("Losses and validation ROC AUC by epoch", plots.learning(history, int(finished["best_epoch"])))]

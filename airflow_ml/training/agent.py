@@ -1,4 +1,4 @@
-"""The agent of a pod: runs its ranks for the coordinator, which lives in pod 0, and tells how they are.
+"""The agent of a pod: runs its ranks for the coordinator, in whatever pod that lives, and tells how they are.
 
     python -m airflow_ml.training.agent ADDRESS INDEX
 
@@ -17,6 +17,7 @@ from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
+from airflow_ml.lifecycle.protocol import BROKEN, GAVE_UP
 from airflow_ml.training.ranks import PARENT, STOP
 from airflow_ml.training.warm_ranks import Rank
 from airflow_ml.training.wire import LONGEST, Channel, Message, Stranger, ask
@@ -26,11 +27,10 @@ HEARTBEAT_S = 1.0
 SILENCE_S = 6.0
 """Without a heartbeat for so long, the other side is taken for dead."""
 _RETRY_S = 0.25
+_BEGUN_S = 5.0
+"""How long ranks have their cores for themselves: what comes after them imports for as long."""
 PATIENCE_S = 600.0
-"""An agent that nobody has answered for so long gives up: the Job then makes another pod."""
-GAVE_UP = 75
-BROKEN = 1
-"""The same again would fail the same way: the environment cannot import what a rank needs."""
+"""An agent that nobody has answered for so long gives up."""
 
 
 class Agent:
@@ -70,6 +70,10 @@ class Agent:
                     self.since = time.monotonic()
                     print("INFO the coordinator is gone; waiting for it", flush=True)
                     await self._warm_up()
+                # Whoever would say so is gone, or never came: the request had been answered before.
+                code = self.world.answered
+                if code is not None:
+                    return code
                 await asyncio.sleep(_RETRY_S)
             print(f"ERROR no coordinator at {self.host}:{self.port} for {PATIENCE_S:.0f} s", flush=True)
             return GAVE_UP
@@ -122,9 +126,8 @@ class Agent:
         for rank, environment in zip(self.ranks, message["environments"], strict=True):
             rank.tell({**environment, **ours}, job)
             self._spawn(self._follow(channel, generation, rank, int(environment["HOROVOD_RANK"])))
-        if self.world.elastic and not self.spare:
-            # What the next generation begins with is there before it is needed.
-            self.spare = [await Rank.warm(self.world) for _ in self.ranks]
+        if self.world.elastic:
+            self._spawn(self._warm_spares(channel, generation, self.ranks))
 
     async def _follow(self, channel: Channel, generation: int, rank: Rank, number: int) -> None:
         """Pass on a rank's events, and how it ended, in this order."""
@@ -152,6 +155,19 @@ class Agent:
         await _end(used)
         missing = self.world.slots - len(self.ranks)
         self.ranks += [await Rank.warm(self.world) for _ in range(missing)]
+
+    async def _warm_spares(self, channel: Channel, generation: int, begun: list[Rank]) -> None:
+        """What the next generation begins with is there before it is needed, and holds up nothing of this one."""
+        await asyncio.sleep(_BEGUN_S)
+        if self.ranks is not begun:
+            return
+        if not self.spare:
+            self.spare = [await Rank.warm(self.world) for _ in begun]
+        for rank in self.spare:
+            # One that cannot be is found when it is needed.
+            await rank.is_warm()
+        with contextlib.suppress(ConnectionError):
+            await channel.send({"generation": generation, "spare": self.index})
 
     def _stop_file(self, generation: int) -> Path:
         return self.folder / f"stop-{generation}"

@@ -21,7 +21,7 @@ class TrainingJob(Frozen):
         seed: Everything random comes from here.
         workers: Number of ranks.
         gpus_per_worker: 0 trains on the CPU.
-        threads: Computing threads of a rank.
+        threads: Computing threads of a rank; 0 for those that its pod has, where whoever writes this is no such pod.
         state: Of checkpoints, a folder or ``s3://bucket/prefix``; outlives a failed attempt.
         out: Folder that rank 0 writes the model into.
         fusion_threshold_mb: Horovod fuses gradients up to so many MiB into one message; None exchanges all in one.
@@ -39,7 +39,7 @@ class TrainingJob(Frozen):
     seed: int = 1
     workers: int = Field(ge=1)
     gpus_per_worker: int = Field(default=0, ge=0)
-    threads: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=0)
     state: str
     out: str
     fusion_threshold_mb: float | None = None

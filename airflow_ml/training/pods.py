@@ -18,19 +18,17 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from airflow_ml.lifecycle.errors import TrainingFailed
-from airflow_ml.training.agent import HEARTBEAT_S, SILENCE_S
 from airflow_ml.training.events import Event, OnEvent
-from airflow_ml.training.failures import LOST_PEER, SETTLE_S, Outcome, failure, hang
+from airflow_ml.training.generations import Generation
 from airflow_ml.training.job import TrainingJob
 from airflow_ml.training.launch import rendezvous, slot_environment
-from airflow_ml.training.pulse import ALIVE
-from airflow_ml.training.ranks import PARENT, YIELDED
-from airflow_ml.training.usage import EVERY_S, Meter
-from airflow_ml.training.watchdog import Hang, Watchdog
-from airflow_ml.training.wire import LONGEST, Channel, Message, Stranger, answer
+from airflow_ml.training.muster import Muster, Pod
+from airflow_ml.training.ranks import PARENT
+from airflow_ml.training.usage import EVERY_S
+from airflow_ml.training.watchdog import Watchdog
+from airflow_ml.training.wire import Message
 from airflow_ml.training.world import World
 
 log = logging.getLogger("airflow_ml.training")
@@ -62,129 +60,6 @@ def launch_on_pods(job: TrainingJob, world: World, on_event: OnEvent) -> Event:
     return asyncio.run(Coordinator(job, world, on_event).train())
 
 
-@dataclass
-class Pod:
-    """A pod that has said who it is.
-
-    Attributes:
-        index: Of the Job.
-        address: Its own.
-        channel: To its agent.
-        ready: Whether its ranks wait for a generation.
-    """
-
-    index: int
-    address: str
-    channel: Channel
-    ready: bool = False
-
-
-@dataclass
-class Generation:
-    """One start of all ranks.
-
-    Attributes:
-        number: From 1.
-        ranks: Pod of each rank, by rank.
-        watchdog: Hears their pulses.
-        outcomes: Of ranks that have ended.
-        failures: Events ``failed``, as they came.
-        finished: Event of rank 0.
-        lost: A pod that is gone.
-        failed_at: When the first rank failed.
-        checkpoints: That were reported.
-        asked: Whether the ranks were asked to stop at their next checkpoint.
-        hung: A rank that hangs.
-    """
-
-    number: int
-    ranks: Mapping[int, Pod]
-    watchdog: Watchdog
-    outcomes: dict[int, Outcome] = field(default_factory=dict)
-    failures: list[Event] = field(default_factory=list)
-    finished: Event | None = None
-    lost: Pod | None = None
-    failed_at: float | None = None
-    checkpoints: int = 0
-    asked: bool = False
-    hung: Hang | None = None
-
-    def take(self, message: Message, now: float) -> Event | None:
-        """Note what an agent said; returns the event that it passed on."""
-        event: Event | None = message.get("event")
-        if event is not None:
-            if event["event"] == ALIVE:
-                self.watchdog.hear(event, now)
-                return None
-            if event["event"] == "failed":
-                self.failures.append(event)
-            elif event["event"] == "finished":
-                self.finished = event
-            elif event["event"] == "checkpoint":
-                self.checkpoints += 1
-        else:
-            rank = int(message["rank"])
-            where = f"pod {self.ranks[rank].index}"
-            self.outcomes[rank] = Outcome(rank, int(message["code"]), str(message["tail"]), where)
-        bad = bool(self.failures) or any(each.code not in (0, YIELDED) for each in self.outcomes.values())
-        if bad and self.failed_at is None:
-            self.failed_at = now
-        return event
-
-    def ended(self, now: float) -> bool:
-        """Whether there is nothing more to wait for."""
-        if self.lost is not None or len(self.outcomes) == len(self.ranks):
-            return True
-        if self.failed_at is None:
-            self.hung = self.watchdog.hung([rank for rank in self.ranks if rank not in self.outcomes], now)
-            return self.hung is not None
-        return self.failed_at is not None and now - self.failed_at > self._settle_s()
-
-    @property
-    def yielded(self) -> bool:
-        """Whether the ranks have stopped because they were asked to."""
-        codes = {outcome.code for outcome in self.outcomes.values()}
-        return codes == {YIELDED} and len(self.outcomes) == len(self.ranks)
-
-    @property
-    def killed(self) -> bool:
-        """Whether ranks were ended by signals, and all that the others say is that they lost them."""
-        by_signal = any((outcome.code or 0) < 0 for outcome in self.outcomes.values())
-        return by_signal and all(event["error"] == LOST_PEER for event in self.failures)
-
-    @property
-    def trouble(self) -> tuple[object, ...] | None:
-        """What went wrong in the ranks' program, and at which step: it may not happen twice."""
-        if self.hung is not None:
-            return ("hangs", self.hung.epoch, self.hung.step)
-        own = [event for event in self.failures if event["error"] != LOST_PEER]
-        # An error of ours says what is wrong with the declaration, the data or the disk: the same again.
-        if not own or own[0]["told"]:
-            return None
-        return (own[0]["what"], own[0]["epoch"], own[0]["step"])
-
-    def _settle_s(self) -> float:
-        """Who lost its peer waits until it is known whether that peer's pod is gone."""
-        victims = all(event["error"] == LOST_PEER for event in self.failures)
-        return SILENCE_S + SETTLE_S if self.failures and victims and not self.killed else SETTLE_S
-
-    def result(self) -> Event:
-        """The event ``finished``.
-
-        Raises:
-            AirflowMLError: The error of the rank that failed.
-        """
-        running = {rank: Outcome(rank, None, "", f"pod {pod.index}") for rank, pod in self.ranks.items()}
-        outcomes = list({**running, **self.outcomes}.values())
-        if self.hung is not None:
-            raise hang(self.hung, outcomes)
-        if self.failed_at is not None:
-            raise failure(outcomes, self.failures)
-        if self.finished is None:
-            raise TrainingFailed("the ranks ended without a model", where="pod 0", remedy="read the log of pod 0")
-        return self.finished
-
-
 class Coordinator:
     """Starts generations of a training until one comes to an end.
 
@@ -196,15 +71,13 @@ class Coordinator:
 
     def __init__(self, job: TrainingJob, world: World, on_event: OnEvent) -> None:
         self.job, self.world, self.on_event = job, world, on_event
-        self.pods: dict[int, Pod] = {}
         self.generation: Generation | None = None
-        self.changed = asyncio.Event()
         self.told: list[Event] = []
-        self.meter = Meter()
+        self.muster = Muster(world, world.slots if job.gpus_per_worker else 0, self._heard, self._lost)
 
     async def train(self) -> Event:
         """Serve the agents until the training has ended."""
-        server = await asyncio.start_server(self._answer, "0.0.0.0", self.world.port, limit=LONGEST)
+        server = await self.muster.open()
         agent = None if self.world.coordinates_only else await self._own_agent()
         metering = asyncio.create_task(self._tell_usage())
         code = 1
@@ -214,18 +87,18 @@ class Coordinator:
             return finished
         finally:
             metering.cancel()
-            await self._tell_all({"end": code})
+            await self.muster.tell_all({"end": code})
             server.close()
             if agent is not None:
                 with contextlib.suppress(ProcessLookupError):
                     agent.kill()
                 await agent.wait()
-            await asyncio.to_thread(self.on_event, self.meter.event(asyncio.get_running_loop().time()))
+            await asyncio.to_thread(self.on_event, self.muster.meter.event(asyncio.get_running_loop().time()))
 
     async def _tell_usage(self) -> None:
         while True:
             await asyncio.sleep(EVERY_S)
-            self.told.append(self.meter.event(asyncio.get_running_loop().time()))
+            self.told.append(self.muster.meter.event(asyncio.get_running_loop().time()))
 
     async def _own_agent(self) -> asyncio.subprocess.Process:
         """The agent of this pod: a process like that of the others."""
@@ -281,13 +154,13 @@ class Coordinator:
         began = reminded = changed = loop.time()
         known: set[int] = set()
         while True:
-            ready = {index: pod for index, pod in sorted(self.pods.items()) if pod.ready}
+            ready = {index: pod for index, pod in sorted(self.muster.pods.items()) if pod.ready}
             now = loop.time()
             if set(ready) != known:
                 known, changed = set(ready), now
             # Those that are there and not ready yet are worth waiting for.
-            patience_s = grace_s if len(ready) == len(self.pods) else _FIRST_GRACE_S
-            if self.world.slots * len(ready) >= self.job.workers and len(ready) == len(self.pods):
+            patience_s = grace_s if len(ready) == len(self.muster.pods) else _FIRST_GRACE_S
+            if self.world.slots * len(ready) >= self.job.workers and len(ready) == len(self.muster.pods):
                 # As many as were asked for: more of them join later.
                 patience_s = _NEXT_GRACE_S
             if len(ready) == self.world.pods or (len(ready) >= self.world.fewest and now - changed >= patience_s):
@@ -300,7 +173,7 @@ class Coordinator:
                 reminded = now
                 missing = ", ".join(str(index) for index in range(self.world.pods) if index not in ready)
                 log.info("waiting for pods %s since %.0f s", missing, now - began)
-            await self._wait(0.2)
+            await self.muster.change(0.2)
 
     async def _generation(self, number: int, pods: Mapping[int, Pod]) -> Generation:
         """Start all ranks, and wait until they have ended, or one of their pods is lost."""
@@ -317,23 +190,27 @@ class Coordinator:
             generation = self.generation = Generation(number, dict(sorted(ranks.items())), watchdog)
             job = self.job.model_dump_json()
             for index, pod in pods.items():
-                pod.ready = False
-                await self._send(pod, {"start": number, "job": job, "environments": by_pod[index]})
+                pod.ready = pod.spare = False
+                await pod.send({"start": number, "job": job, "environments": by_pod[index]})
+            spare = False
             try:
                 while not generation.ended(loop.time()):
-                    if not generation.asked and any(pod.ready for pod in self.pods.values()):
-                        # Somebody has come: room is made for it at the next checkpoint.
+                    if not spare and all(pod.spare for pod in pods.values()):
+                        spare = True
+                        log.info("generation %d: another start would be a warm one", number)
+                    if spare and not generation.asked and any(pod.ready for pod in self.muster.pods.values()):
+                        # Somebody has come: room is made for it at the next checkpoint, when that holds up nobody.
                         generation.asked = True
                         for pod in pods.values():
-                            await self._send(pod, {"yield": number})
-                    await self._wait(0.2)
+                            await pod.send({"yield": number})
+                    await self.muster.change(0.2)
                     await self._pass_on()
             finally:
                 self.generation = None
                 # After a good end the agents are told so by `train`.
                 if generation.finished is None:
                     for pod in pods.values():
-                        await self._send(pod, {"stop": number})
+                        await pod.send({"stop": number})
         await self._pass_on()
         return generation
 
@@ -355,83 +232,17 @@ class Coordinator:
         }
         return environment if self.job.gpus_per_worker else {**environment, "CUDA_VISIBLE_DEVICES": ""}
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One agent, from its first word to its last."""
-        try:
-            channel = await answer(reader, writer, self.world.key)
-            hello = await asyncio.wait_for(channel.receive(), SILENCE_S)
-        except (Stranger, TimeoutError) as error:
-            log.warning("refused a connection from %s: %s", writer.get_extra_info("peername"), error)
-            writer.close()
-            return
-        if hello is None or hello.get("slots") != self.world.slots:
-            writer.close()
-            return
-        pod = Pod(int(hello["hello"]), str(hello["address"]), channel)
-        gpus = self.world.slots if self.job.gpus_per_worker else 0
-        since = asyncio.get_running_loop().time() - float(hello["age_s"])
-        self.meter.begin(channel, since, int(hello["cores"]), gpus)
-        before = self.pods.get(pod.index)
-        if before is not None:
-            self._lost(before)
-        self.pods[pod.index] = pod
-        self.changed.set()
-        beating = asyncio.create_task(self._beat(pod))
-        try:
-            while True:
-                message = await asyncio.wait_for(channel.receive(), SILENCE_S)
-                if message is None:
-                    break
-                self._take(pod, message)
-        except (TimeoutError, Stranger) as error:
-            log.warning("pod %d: %s", pod.index, error or f"silent for {SILENCE_S:.0f} s")
-        finally:
-            beating.cancel()
-            channel.close()
-            self._lost(pod)
-
-    def _take(self, pod: Pod, message: Message) -> None:
-        if "ready" in message:
-            pod.ready = True
-            self.changed.set()
+    def _heard(self, pod: Pod, message: Message) -> None:
         generation = self.generation
         if generation is None or message.get("generation") != generation.number:
+            return
+        if "spare" in message:
+            pod.spare = True
             return
         event = generation.take(message, asyncio.get_running_loop().time())
         if event is not None:
             self.told.append(event)
-        self.changed.set()
 
     def _lost(self, pod: Pod) -> None:
-        """A pod's agent is gone. Who ended well first, and left then, is not missed."""
-        self.meter.end(pod.channel, asyncio.get_running_loop().time())
-        if self.pods.get(pod.index) is pod:
-            del self.pods[pod.index]
-        generation = self.generation
-        if generation is not None and generation.lost is None:
-            its = [rank for rank, at in generation.ranks.items() if at is pod]
-            if any(generation.outcomes.get(rank, _RUNNING).code != 0 for rank in its):
-                generation.lost = pod
-        self.changed.set()
-
-    async def _wait(self, seconds: float) -> None:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self.changed.wait(), seconds)
-        self.changed.clear()
-
-    async def _beat(self, pod: Pod) -> None:
-        while True:
-            await self._send(pod, {"beat": 1})
-            await asyncio.sleep(HEARTBEAT_S)
-
-    async def _send(self, pod: Pod, message: Message) -> None:
-        # A pod that does not hear is found by its silence.
-        with contextlib.suppress(ConnectionError):
-            await pod.channel.send(message)
-
-    async def _tell_all(self, message: Message) -> None:
-        for pod in list(self.pods.values()):
-            await self._send(pod, message)
-
-
-_RUNNING = Outcome(0, None, "", "")
+        if self.generation is not None:
+            self.generation.lose(pod)

@@ -96,7 +96,9 @@ def _train(path: Path, events: EventWriter, pulse: Pulse) -> None:
     from airflow_ml.training.job import TrainingJob
 
     job = TrainingJob.model_validate_json(path.read_text(encoding="utf-8"))
-    torch.set_num_threads(job.threads)
+    # Its environment has said how many, when torch was imported.
+    threads = job.threads or torch.get_num_threads()
+    torch.set_num_threads(threads)
     torch.use_deterministic_algorithms(True, warn_only=True)
     # Filling memory that nobody reads is what that switch costs most.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
@@ -109,7 +111,7 @@ def _train(path: Path, events: EventWriter, pulse: Pulse) -> None:
         events.send(
             "started",
             workers=context.size,
-            threads=job.threads,
+            threads=threads,
             rendezvous_s=round(rendezvous_s, 3),
             train_rows=context.train.total,
             validation_rows=context.validation.total,

@@ -1,6 +1,7 @@
 """What a pod knows of its training: how many pods there are, and how it reaches them. From its environment."""
 
 import fcntl
+import json
 import os
 import socket
 import struct
@@ -8,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
+
+from airflow_ml.lifecycle.protocol import FAILED, RESPONSE
 
 _SIOCGIFADDR = 0x8915
 
@@ -24,6 +27,7 @@ class World:
         address: Of this pod.
         key: By which the pods know each other.
         coordinates_only: Whether this pod has no ranks of its own.
+        folder: Of the request, where the coordinator's pod answers.
     """
 
     pods: int
@@ -33,6 +37,7 @@ class World:
     address: str
     key: bytes
     coordinates_only: bool = False
+    folder: Path | None = None
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str]) -> Self | None:
@@ -40,6 +45,7 @@ class World:
         pods = int(environ.get("AIRFLOW_ML_PODS", "1"))
         # Said where the coordinator has a pod of its own: then one worker is another pod, too.
         index = environ.get("AIRFLOW_ML_INDEX")
+        folder = environ.get("AIRFLOW_ML_FOLDER")
         if pods == 1 and index is None:
             return None
         return cls(
@@ -50,7 +56,17 @@ class World:
             address=environ["AIRFLOW_ML_POD_IP"],
             key=Path(environ["AIRFLOW_ML_KEY"]).read_bytes().strip(),
             coordinates_only=index == "coordinator",
+            folder=Path(folder) if folder else None,
         )
+
+    @property
+    def answered(self) -> int | None:
+        """Exit code of the pod that has answered the request; None as long as none has."""
+        try:
+            text = (self.folder / RESPONSE).read_text(encoding="utf-8") if self.folder is not None else None
+        except OSError:
+            return None
+        return None if text is None else FAILED if "error" in json.loads(text) else 0
 
     @property
     def elastic(self) -> bool:

@@ -53,6 +53,7 @@ class JobTrigger(BaseTrigger):
         self._told = Told()
         self._log_read = 0.0
         self._away = False
+        self._ran = False
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Everything, so that another triggerer can go on."""
@@ -121,10 +122,10 @@ class JobTrigger(BaseTrigger):
         if job is not None and (job["metadata"].get("annotations") or {}).get(OWNER) != ref.owner:
             return {"status": "taken"}
         pods = watch.pods(ref.name, handle.folder)
-        found = observe(job, pods, None, now, spec.start_timeout_s)
-        if may_have_ended(job):
-            response = await asyncio.to_thread(read_response, handle.folder)
-            found = observe(job, pods, response, now, spec.start_timeout_s)
+        workers = watch.workers(job) if job is not None else None
+        response = await asyncio.to_thread(read_response, handle.folder) if may_have_ended(job) else None
+        found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran)
+        self._ran = found.ran
         ended = found.state.phase is Phase.ENDED
         for line in self._told.news(found.facts):
             self._tell(line, passwords)

@@ -11,7 +11,15 @@ from airflow_ml.compute.kubernetes.host import host_template
 from airflow_ml.compute.kubernetes.pods import KubernetesPods
 from airflow_ml.lifecycle.requests import Coordinates, JobRequest
 from airflow_ml.stages.runner import execute
-from tests.support.kube_cluster import connect, fake_compute, image_of_tests, namespace, needs_cluster, real_compute
+from tests.support.kube_cluster import (
+    connect,
+    fake_compute,
+    image_of_tests,
+    namespace,
+    needs_cluster,
+    real_compute,
+    seats_of,
+)
 from tests.support.models import small_model
 from tests.unit.training.conftest import make_request, model, splits
 
@@ -76,10 +84,10 @@ def fake(fake_of, api):
 def request_of(base):
     """Makes a request; its params say what the pods do."""
 
-    def make(workers=2, try_number=1, task_instance=None, **params):
+    def make(workers=2, try_number=1, task_instance=None, min_workers=None, **params):
         return JobRequest(
             stage="train",
-            model=small_model(training=Horovod(workers=workers)),
+            model=small_model(training=Horovod(workers=workers, min_workers=min_workers)),
             platform=Platform(base=str(base)),
             params=params,
             coordinates=Coordinates(
@@ -92,6 +100,13 @@ def request_of(base):
         )
 
     return make
+
+
+@pytest.fixture
+def seats(cluster):
+    """A resource of a node that nobody else has: pods that ask for it wait until it is offered."""
+    with seats_of(cluster) as found:
+        yield found
 
 
 @pytest.fixture(scope="package")

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from airflow_ml.compute import Phase, follow, wait
+from airflow_ml.compute.kubernetes.facts import index_of
 from airflow_ml.compute.kubernetes.names import INDEX, OWNER
+from airflow_ml.compute.kubernetes.submitting import Submission
 from airflow_ml.lifecycle.errors import BadFile, JobFailed
 from airflow_ml.lifecycle.protocol import LEASE
 from tests.support.kube_cluster import until
@@ -60,6 +62,27 @@ def test_the_next_try_adopts_the_job_and_the_last_one_can_no_longer_end_it(fake,
     assert cluster.pods() == []
 
 
+def test_the_coordinator_of_an_elastic_training_has_a_job_of_its_own_which_is_the_one_that_counts(
+    fake, fake_of, api, cluster, request_of
+):
+    request = request_of(do="sleep", min_workers=1)
+    first = fake.submit(request, {})
+    until(running(cluster, 3))
+    assert {job["metadata"]["name"] for job in cluster.jobs()} == {first.job.name, f"{first.job.name}-workers"}
+    # Those that train are all alike; the one that runs the request is small, and its log is the task's.
+    assert sorted(index_of(pod) for pod in cluster.pods()) == [0, 1, 2]
+    until(lambda: "INFO pod 0 doing sleep" in (fake.poll(first), fake.logs(first))[1])
+    other = fake_of(api)
+    second = other.submit(request_of(do="sleep", min_workers=1, try_number=2), {}, timeout_s=777)
+    assert second.job.uid == first.job.uid
+    assert all(770 < job["spec"]["activeDeadlineSeconds"] < 850 for job in cluster.jobs())
+    fake.cancel(first)
+    assert other.poll(second).phase is Phase.RUNNING
+    other.cancel(second)
+    assert cluster.jobs() == []
+    assert cluster.pods() == []
+
+
 def test_another_request_of_the_task_ends_the_job_of_the_first(fake, cluster, request_of):
     first = fake.submit(request_of(do="sleep"), {})
     until(running(cluster, 2))
@@ -96,11 +119,11 @@ def test_a_submitter_that_died_on_the_way_leaves_a_job_that_the_next_one_replace
     class Died(BaseException):
         pass
 
-    def die(job, objects):
+    def die(submission, job, made):
         raise Died
 
     with monkeypatch.context() as patch:
-        patch.setattr(fake, "_complete", die)
+        patch.setattr(Submission, "_complete", die)
         with pytest.raises(Died):
             fake.submit(request_of(), {})
     assert len(cluster.jobs()) == 1
@@ -114,12 +137,14 @@ def test_a_stage_that_fails_says_why_and_runs_once(fake, cluster, request_of):
     assert [pod["metadata"]["labels"][INDEX] for pod in cluster.pods()].count("0") == 1
 
 
-def test_memory_that_is_too_small_is_named_with_a_remedy(fake_of, api, request_of, compute_of):
+@pytest.mark.parametrize("elastic", [{}, {"min_workers": 1}], ids=["all of them", "elastic"])
+def test_memory_that_is_too_small_is_named_with_a_remedy(fake_of, api, cluster, request_of, compute_of, elastic):
     template = compute_of().template
     template["spec"]["containers"][0]["resources"] = {"limits": {"memory": "128Mi"}}
     compute, lines = fake_of(api, template=template), []
     with pytest.raises(JobFailed) as caught:
-        wait(compute, compute.submit(request_of(do="eat", pod=1), {}), lines.append)
+        wait(compute, compute.submit(request_of(do="eat", pod=1, **elastic), {}), lines.append)
+    assert cluster.jobs() == []
     assert "OOMKilled: the container needed more than its memory limit" in caught.value.what
     assert "raise the memory limit" in caught.value.remedy
     assert [line for line in lines if line.startswith("INFO pod") and line.endswith("pod 1 doing eat")]
@@ -135,14 +160,15 @@ def test_a_pod_that_is_deleted_is_replaced(fake, cluster, request_of):
     assert wait(fake, handle, print).rows == 7
 
 
+@pytest.mark.parametrize("elastic", [{}, {"min_workers": 1}], ids=["all of them", "elastic"])
 def test_pods_for_which_there_is_no_room_are_named_in_the_scheduler_s_words(
-    fake_of, api, cluster, request_of, compute_of
+    fake_of, api, cluster, request_of, compute_of, elastic
 ):
     template = compute_of().template
     template["spec"]["nodeSelector"] = {"example.com/pool": "nowhere"}
     compute, lines = fake_of(api, template=template, start_timeout_s=6), []
     with pytest.raises(JobFailed) as caught:
-        wait(compute, compute.submit(request_of(), {}), lines.append)
+        wait(compute, compute.submit(request_of(**elastic), {}), lines.append)
     assert "not all of its pods ran within 6 s" in caught.value.what
     assert "Unschedulable" in caught.value.what
     assert "node affinity" in caught.value.what

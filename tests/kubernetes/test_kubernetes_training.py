@@ -1,5 +1,9 @@
-"""The training stage in two pods of a real cluster, as an operator sends it."""
+"""The training stage in pods of a real cluster, as an operator sends it."""
 
+import contextlib
+import itertools
+import re
+import threading
 import time
 from pathlib import Path
 
@@ -7,7 +11,7 @@ import pytest
 import torch
 
 from airflow_ml.compute import Phase, wait
-from airflow_ml.compute.kubernetes.names import INDEX
+from airflow_ml.compute.kubernetes.names import COORDINATOR, INDEX, ROLE, WORKER
 from airflow_ml.compute.kubernetes.pods import KubernetesPods
 from airflow_ml.lifecycle.requests import Coordinates
 from airflow_ml.stages.runner import identify, stage_of
@@ -42,37 +46,96 @@ def test_two_pods_train_the_model_that_two_processes_train(in_pods, local, engin
     assert any("2 ranks of" in line for line in lines), lines
 
 
-def test_an_elastic_training_goes_on_without_a_pod_and_takes_in_its_replacement(
-    api, cluster, make_request, splits, shared_base
+class Checkpoints(threading.Thread):
+    """Sees the checkpoints of a training, which are removed again, by their time and their place in it."""
+
+    def __init__(self, folder):
+        super().__init__(daemon=True)
+        self.folder = folder
+        self.seen: dict[tuple[int, int], float] = {}
+        self.over = threading.Event()
+
+    def run(self):
+        while not self.over.wait(0.05):
+            for path in self.folder.glob("epoch-*.pt"):
+                _, epoch, *step = path.stem.split("-")
+                with contextlib.suppress(FileNotFoundError):
+                    self.seen[int(epoch), int(step[1]) if step else 0] = path.stat().st_mtime
+
+    @property
+    def newest(self):
+        return max(self.seen, default=(0, 0))
+
+    def gap_s(self, at):
+        """The longest time without one that began soon after a moment."""
+        times = sorted(self.seen.values())
+        return max(after - before for before, after in itertools.pairwise(times) if at - 2 < before < at + 3)
+
+
+@contextlib.contextmanager
+def checkpoints_of(request):
+    found = Checkpoints(identify(request, stage_of("train")).folder / "state" / "checkpoints")
+    found.start()
+    try:
+        yield found
+    finally:
+        found.over.set()
+        found.join()
+
+
+def test_an_elastic_training_goes_on_without_any_of_its_pods_and_takes_in_those_that_come(
+    api, cluster, seats, make_request, splits, shared_base
 ):
-    params = {"epochs": 200, "patience": 200, "batch_size": 64, "hidden": [16], "checkpoint_steps": 20}
-    compute = KubernetesPods(real_compute(cluster.namespace, shared_base, splits), api)
-    request = make_request(shared_base, "train", model(workers=2, min_workers=1, params=params)).model_copy(
+    params = {"epochs": 2000, "patience": 2000, "batch_size": 64, "hidden": [16], "checkpoint_steps": 20}
+    spec = real_compute(cluster.namespace, shared_base, splits)
+    spec.template["spec"]["containers"][0]["resources"]["limits"][seats.resource] = "1"
+    seats.offer(2)
+    compute = KubernetesPods(spec, api)
+    declared = model(workers=2, min_workers=1, max_workers=3, params=params)
+    request = make_request(shared_base, "train", declared).model_copy(
         update={"coordinates": Coordinates(dag_id="d", task_id="elastic", run_id="r", task_instance="ti")}
     )
     handle = compute.submit(request, {})
-    seen: dict[str, float] = {}
     lines: list[str] = []
 
-    def said(text, after=0):
-        state = compute.poll(handle)
-        for line in compute.logs(handle):
-            lines.append(line)
-            seen.setdefault(line, time.monotonic())
-        assert state.phase is Phase.RUNNING, lines
-        return [line for line in lines[after:] if text in line]
+    def said(text, after=0, seconds=120.0):
+        """The first line after so many others that has a text."""
 
-    try:
-        until(lambda: said("generation 1: 2 of 2 pods"), 180)
-        until(lambda: said("epoch 2/200"), 180)
-        (victim,) = [pod for pod in cluster.pods() if pod["metadata"]["labels"][INDEX] == "1"]
+        def found():
+            assert compute.poll(handle).phase is Phase.RUNNING, lines
+            lines.extend(compute.logs(handle))
+            return [line for line in lines[after:] if text in line]
+
+        return until(found, seconds, every_s=0.05)[0]
+
+    def kill(role):
+        """End a pod as if its node were gone; returns when, what was kept by then, and how much had been said."""
+        (victim,) = cluster.list("Pod", f"{ROLE}={role},{INDEX}=0")
+        kept, before = checkpoints.newest, len(lines)
         cluster.delete_pod(victim["metadata"]["name"], grace_s=0)
-        lost = time.monotonic()
-        until(lambda: said("generation 2: 1 of 2 pods"))
-        before = len(lines)
-        until(lambda: said("resumed after", before) or said("epoch ", before))
-        assert time.monotonic() - lost < 20
-        until(lambda: said("generation 3: 2 of 2 pods"), 180)
-    finally:
-        compute.cancel(handle)
+        return time.time(), kept, before
+
+    def resumed(after):
+        epoch, step = re.search(r"epoch (\d+) of \d+(?: and (\d+) steps)?", said("resumed after", after)).groups("0")
+        return int(epoch), int(step)
+
+    with checkpoints_of(request) as checkpoints:
+        try:
+            said(": 2 of 3 pods", seconds=180)
+            said("epoch 2/2000")
+            # One of those that were asked for has had no place until now.
+            seats.offer(3)
+            # Nobody can go on without a coordinator, and the next one goes on where the last one was.
+            _, kept, before = kill(COORDINATOR)
+            assert resumed(before) >= kept
+            said(": 3 of 3 pods", before)
+            said("another start would be a warm one", before)
+            # The pod whose rank writes the checkpoints is one like any other.
+            at, kept, before = kill(WORKER)
+            said(": 2 of 3 pods", before)
+            assert resumed(before) >= kept
+            said(": 3 of 3 pods", before)
+        finally:
+            compute.cancel(handle)
     assert cluster.pods() == []
+    assert checkpoints.gap_s(at) <= 10

@@ -1,6 +1,7 @@
 """Stands in for ``python -m airflow_ml.stages.pod`` in tests of a job's life: does what the request's params say.
 
 {"do": "succeed" | "fail" | "exit" | "sleep" | "eat", "pod": index of the pod that does it; the others sleep}
+Pod 0 is the one that runs the request: where a coordinator does, the first that trains is pod 1.
 {"stand_in": folder of the result}: the steps of a training, without its imports
 """
 
@@ -39,6 +40,8 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 request = json.loads(Path("/etc/airflow-ml/request/request.json").read_text())
 params = request["params"]
 index = int(os.environ["JOB_COMPLETION_INDEX"])
+if os.environ.get("AIRFLOW_ML_INDEX", "coordinator") != "coordinator":
+    index += 1
 folder = Path(os.environ["AIRFLOW_ML_FOLDER"])
 action = params.get("do", "succeed") if index == params.get("pod", 0) else "sleep"
 for line in params.get("lines", []):

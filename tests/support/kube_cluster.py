@@ -12,7 +12,7 @@ import pytest
 from airflow_ml import KubernetesCompute
 from airflow_ml.compute.kubernetes.api import ApiError, path_of
 from airflow_ml.compute.kubernetes.host import host_template
-from airflow_ml.compute.kubernetes.names import JOB_NAME
+from airflow_ml.compute.kubernetes.names import PART_OF
 
 FAKE = Path(__file__).with_name("fake_pod.py")
 
@@ -34,7 +34,7 @@ class Cluster:
         return self.list("Job", version="batch/v1")
 
     def pods(self, job=None):
-        return self.list("Pod", job and f"{JOB_NAME}={job}")
+        return self.list("Pod", job and f"{PART_OF}={job}")
 
     def log(self, pod):
         """What the pod's container has said."""
@@ -76,6 +76,34 @@ def namespace(api):
         except ApiError as error:
             if error.status != 404:
                 raise
+
+
+class Seats:
+    """A resource that the first node has for one namespace only.
+
+    Source: https://kubernetes.io/docs/tasks/administer-cluster/extended-resource-node/
+    """
+
+    def __init__(self, cluster):
+        self.resource = f"example.com/{cluster.namespace}"
+        self._api = cluster.api
+        self._path = f"/api/v1/nodes/{self._api.call('GET', '/api/v1/nodes')['items'][0]['metadata']['name']}/status"
+
+    def offer(self, number):
+        """Let so many pods that ask for one be scheduled; None takes the resource away."""
+        there = {self.resource: None if number is None else str(number)}
+        # What is allocatable follows from the capacity, but seconds later.
+        self._api.call("PATCH", self._path, None, {"status": {"capacity": there, "allocatable": there}})
+
+
+@contextmanager
+def seats_of(cluster):
+    """Seats, taken away again."""
+    seats = Seats(cluster)
+    try:
+        yield seats
+    finally:
+        seats.offer(None)
 
 
 def image_of_tests():

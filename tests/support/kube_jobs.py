@@ -74,6 +74,15 @@ CASES: dict[str, JobRequest] = {
     "grouped": _request(
         "train", KubernetesCompute(namespace="ml", pod_group=True), workers=3, image="example.com/trainer:1"
     ),
+    "elastic": _request(
+        "train",
+        KubernetesCompute(namespace="ml", template=TEMPLATE),
+        workers=3,
+        min_workers=2,
+        max_workers=4,
+        gpus_per_worker=1,
+        image="example.com/trainer:1",
+    ),
     "one_pod": _request("score", KubernetesCompute(namespace="ml", image="example.com/airflow-ml:1")),
 }
 """Name of the golden file to the request."""

@@ -1,6 +1,8 @@
 """The objects of one job, as plain values: pure functions of the request and the platform.
 
 The Job is created suspended and owns the others, so one delete removes all of them; it is let go when they are there.
+In an elastic training no pod that trains is special: the Job is the coordinator's, and owns a second one, the workers'.
+
 The pods know no credentials of the cluster. What they need to know of each other is in their environment; the key by
 which they prove that they belong together is a file of a Secret.
 """
@@ -9,15 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from airflow_ml.compute.kubernetes.names import (
+    COORDINATOR,
     FEWEST,
     FINGERPRINT,
+    JOB,
     MANAGED,
     MODEL,
     MPI_JOB,
-    MPI_ROLE,
     OWNER,
+    PART_OF,
     REQUEST,
+    ROLE,
     STAGE,
+    WORKERS,
     Names,
     engine_of,
     owner_of,
@@ -25,13 +31,14 @@ from airflow_ml.compute.kubernetes.names import (
     task_annotations,
     task_labels,
 )
-from airflow_ml.compute.kubernetes.podspec import Shape, pod, shape_of
+from airflow_ml.compute.kubernetes.podspec import Role, Shape, pod, shape_of
 from airflow_ml.compute.kubernetes.templates import BASE, Object, check
 from airflow_ml.lifecycle.errors import SpecError
-from airflow_ml.lifecycle.protocol import FAILED
+from airflow_ml.lifecycle.protocol import BROKEN, FAILED, GAVE_UP
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute
 
+QUEUE = "kueue.x-k8s.io/queue-name"
 _BACKOFF_LIMIT = 6
 _LARGEST_REQUEST = 1_000_000
 """Bytes; Kubernetes refuses a ConfigMap of more than a MiB."""
@@ -43,6 +50,11 @@ class Manifests:
 
     job: Object
     others: tuple[Object, ...] = field(default=())
+
+    @property
+    def jobs(self) -> tuple[Object, ...]:
+        """Those that have a pod template, which the API server may refuse."""
+        return (self.job, *(each for each in self.others if each["kind"] == JOB.kind))
 
 
 def manifests(
@@ -71,6 +83,7 @@ def manifests(
     names = Names.of(request)
     labels = {
         **MANAGED,
+        PART_OF: names.job,
         **task_labels(request.coordinates),
         MODEL: request.model.name,
         STAGE: request.stage,
@@ -78,39 +91,46 @@ def manifests(
     }
     annotations = {**task_annotations(request.coordinates), REQUEST: folder}
     engine = engine_of(request.stage, compute)
+    apart = engine is MPI_JOB or shape.elastic
     # The coordinator, where it has a pod of its own, is one more.
-    fewest = shape.fewest + (engine is MPI_JOB)
-    metadata = {
+    fewest = shape.fewest + apart
+    metadata: Object = {
         "name": names.job,
         "namespace": compute.namespace,
         "labels": labels,
         "annotations": {**annotations, OWNER: owner_of(request.coordinates), FEWEST: str(fewest)},
     }
     about = {"labels": labels, "annotations": annotations}
+
+    def template(role: Role) -> Object:
+        return pod(engine, role, compute, shape, names, folder, about)
+
     if engine is MPI_JOB:
-        launcher, worker = (pod(role, compute, shape, names, folder, about) for role in ("launcher", "worker"))
-        job = _mpi_job(metadata, launcher, worker, shape, compute, timeout_s)
+        job = _mpi_job(metadata, template("coordinator"), template("worker"), shape, compute, timeout_s)
+    elif shape.elastic:
+        metadata["annotations"][WORKERS] = names.workers
+        job = _indexed_job(metadata, template("coordinator"), 1, compute, timeout_s)
     else:
-        template = pod("indexed", compute, shape, names, folder, about)
-        job = _indexed_job(metadata, template, shape, compute, timeout_s)
+        job = _indexed_job(metadata, template("peer"), shape.pods, compute, timeout_s)
     others = [
         _request(request, names, metadata),
         _secret(names.key, {"key": key}, metadata),
         _secret(names.secrets, secrets, metadata),
     ]
     if shape.pods > 1 or engine is MPI_JOB:
-        selector = {engine.pod_label: names.job}
-        named = {**selector, MPI_ROLE: "launcher"} if engine is MPI_JOB else selector
+        selector = {PART_OF: names.job}
+        named = {**selector, ROLE: COORDINATOR} if engine is MPI_JOB else selector
         service = names.coordinator if engine is MPI_JOB else names.service
         others += [_service(service, named, metadata), _network_policy(selector, names, metadata)]
     if compute.pod_group:
         others.append(_pod_group(shape, compute, names, metadata))
+    if shape.elastic and engine is JOB:
+        # Last: it runs as soon as it is there.
+        others.append(_workers(metadata, template("worker"), shape, names, compute, timeout_s))
     return Manifests(job, tuple(others))
 
 
-def _indexed_job(
-    metadata: Object, template: Object, shape: Shape, compute: KubernetesCompute, timeout_s: float
-) -> Object:
+def _indexed_job(metadata: Object, template: Object, pods: int, compute: KubernetesCompute, timeout_s: float) -> Object:
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -119,28 +139,56 @@ def _indexed_job(
             # Let go when the objects that the pods need are there, by us or by the queue.
             "suspend": True,
             "completionMode": "Indexed",
-            "completions": shape.pods,
-            "parallelism": shape.pods,
+            "completions": pods,
+            "parallelism": pods,
             "backoffLimit": _BACKOFF_LIMIT,
             "activeDeadlineSeconds": max(1, int(timeout_s)),
             "ttlSecondsAfterFinished": compute.keep_s,
             # Pod 0 says what became of the whole; the others have nothing to add.
             "successPolicy": {"rules": [{"succeededIndexes": "0"}]},
             "podReplacementPolicy": "Failed",
-            "podFailurePolicy": {
-                "rules": [
-                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
-                    # Not 137: a pod that somebody killed is replaced, and one that was killed for its memory, which
-                    # ends the same way, is known by its reason only. Whoever waits for the job ends it then.
-                    {
-                        "action": "FailJob",
-                        "onExitCodes": {"containerName": BASE, "operator": "In", "values": [FAILED]},
-                    },
-                ]
-            },
+            # Not 137: a pod that somebody killed is replaced, and one that was killed for its memory, which ends the
+            # same way, is known by its reason only. Whoever waits for the job ends it then.
+            "podFailurePolicy": {"rules": [_DISRUPTED, _exits("FailJob", FAILED, BROKEN)]},
             "template": template,
         },
     }
+
+
+def _workers(
+    metadata: Object, template: Object, shape: Shape, names: Names, compute: KubernetesCompute, timeout_s: float
+) -> Object:
+    """Those that train: each is replaced by itself, and none is needed as long as enough of them are left."""
+    made = _beside(JOB.kind, JOB.version, names.workers, metadata)
+    if compute.queue:
+        # What they need is what the queue counts; the coordinator waits for them.
+        made["metadata"]["labels"] = {**made["metadata"]["labels"], QUEUE: compute.queue}
+    spec = {
+        "suspend": compute.queue is not None,
+        "completionMode": "Indexed",
+        "completions": shape.pods,
+        "parallelism": shape.pods,
+        "backoffLimitPerIndex": _BACKOFF_LIMIT,
+        "maxFailedIndexes": shape.pods - shape.fewest,
+        "activeDeadlineSeconds": max(1, int(timeout_s)),
+        # They are told the end: a pod that was only coming is no longer needed.
+        "successPolicy": {"rules": [{"succeededCount": 1}]},
+        "podReplacementPolicy": "Failed",
+        "podFailurePolicy": {
+            "rules": [_DISRUPTED, _exits("FailJob", FAILED), _exits("FailIndex", BROKEN, GAVE_UP)],
+        },
+        "template": template,
+    }
+    return {**made, "spec": spec}
+
+
+_DISRUPTED: Object = {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+"""Evicted, preempted, its node drained: that is no failure of the pod."""
+
+
+def _exits(action: str, *codes: int) -> Object:
+    values = sorted(codes)
+    return {"action": action, "onExitCodes": {"containerName": BASE, "operator": "In", "values": values}}
 
 
 def _mpi_job(

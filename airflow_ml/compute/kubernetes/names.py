@@ -14,6 +14,11 @@ MANAGED = {"app.kubernetes.io/managed-by": PREFIX}
 
 MODEL = f"{PREFIX}/model"
 STAGE = f"{PREFIX}/stage"
+PART_OF = f"{PREFIX}/job"
+"""Label: name of the job that an object belongs to. Its pods have it, whichever object makes them."""
+ROLE = f"{PREFIX}/role"
+"""Label of pods that are not all alike: one is the `COORDINATOR`, which runs the request and trains nothing."""
+COORDINATOR, WORKER = "coordinator", "worker"
 FINGERPRINT = f"{PREFIX}/fingerprint"
 OWNER = f"{PREFIX}/owner"
 """Annotation: the task instance and try that the job belongs to. Whoever changes it wins; only the owner cancels."""
@@ -21,18 +26,18 @@ REQUEST = f"{PREFIX}/request"
 """Annotation: folder of the request, where the answer will be."""
 FEWEST = f"{PREFIX}/min-pods"
 """Annotation: how many pods have to run by the start timeout."""
+WORKERS = f"{PREFIX}/workers"
+"""Annotation: name of the Job of the pods that train, where the coordinator's is one of its own. The latter is *the*
+job: it is adopted, cancelled and looked at, and owns the former."""
 SUBMITTED = f"{PREFIX}/submitted"
 """Annotation: when the job was let go, seconds since the epoch."""
 
-JOB_NAME = "batch.kubernetes.io/job-name"
 INDEX = "batch.kubernetes.io/job-completion-index"
-MPI_JOB_NAME = "training.kubeflow.org/job-name"
-MPI_ROLE = "training.kubeflow.org/job-role"
 MPI_INDEX = "training.kubeflow.org/replica-index"
 
 _LONGEST_LABEL = 63
 _LONGEST_NAME = 50
-"""A pod is called ``<job>-<index>-<5 letters>``, and its host name, ``<job>-<index>``, is a label of 63."""
+"""A pod is called ``<job>-workers-<index>-<5 letters>``, and its host name, all but the last part, is a label of 63."""
 
 
 @dataclass(frozen=True)
@@ -42,16 +47,14 @@ class Engine:
     Attributes:
         version: API version of the job.
         kind: Of the job.
-        pod_label: Its pods have its name there.
     """
 
     version: str
     kind: str
-    pod_label: str
 
 
-JOB = Engine("batch/v1", "Job", JOB_NAME)
-MPI_JOB = Engine("kubeflow.org/v2beta1", "MPIJob", MPI_JOB_NAME)
+JOB = Engine("batch/v1", "Job")
+MPI_JOB = Engine("kubeflow.org/v2beta1", "MPIJob")
 
 
 def engine_of(stage: str, compute: KubernetesCompute) -> Engine:
@@ -79,6 +82,11 @@ class Names:
     def coordinator(self) -> str:
         """Headless, for the launcher of an MPIJob: the operator makes a service that is called as the job is."""
         return f"{self.job}-coordinator"
+
+    @property
+    def workers(self) -> str:
+        """Job of the pods that train, where the coordinator's is one of its own."""
+        return f"{self.job}-workers"
 
     @property
     def request(self) -> str:

@@ -3,7 +3,17 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from airflow_ml.compute.kubernetes.names import MPI_INDEX, Names, engine_of
+from airflow_ml.compute.kubernetes.names import (
+    COORDINATOR,
+    INDEX,
+    MPI_INDEX,
+    MPI_JOB,
+    PART_OF,
+    ROLE,
+    WORKER,
+    Engine,
+    Names,
+)
 from airflow_ml.compute.kubernetes.templates import BASE, Object, merge, reconcile
 from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.lifecycle.requests import JobRequest
@@ -15,8 +25,11 @@ PORT = 4242
 FOLDER = "/etc/airflow-ml"
 GPU = "nvidia.com/gpu"
 
-Role = Literal["indexed", "launcher", "worker"]
-"""Of an Indexed Job, of which pod 0 coordinates; or of an MPIJob, whose launcher coordinates and trains nothing."""
+COORDINATOR_RESOURCES = {"requests": {"cpu": "250m", "memory": "512Mi"}}
+"""It computes nothing: what a worker asks for would only keep it waiting."""
+
+Role = Literal["peer", "coordinator", "worker"]
+"""A peer trains, and the first of them coordinates, too; otherwise that is done by one that trains nothing."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +49,11 @@ class Shape:
     slots: int
     gpus: int
     image: str
+
+    @property
+    def elastic(self) -> bool:
+        """Whether the work goes on without some of its pods."""
+        return self.fewest < self.pods
 
 
 def shape_of(request: JobRequest, compute: KubernetesCompute) -> Shape:
@@ -67,10 +85,13 @@ def shape_of(request: JobRequest, compute: KubernetesCompute) -> Shape:
     return Shape(training.most_workers, fewest, max(1, training.gpus_per_worker), training.gpus_per_worker, image)
 
 
-def pod(role: Role, compute: KubernetesCompute, shape: Shape, names: Names, folder: str, metadata: Object) -> Object:
+def pod(
+    engine: Engine, role: Role, compute: KubernetesCompute, shape: Shape, names: Names, folder: str, metadata: Object
+) -> Object:
     """One pod, as a template.
 
     Args:
+        engine: What makes it.
         role: Its part.
         compute: With the user's template.
         shape: How many there are.
@@ -80,12 +101,11 @@ def pod(role: Role, compute: KubernetesCompute, shape: Shape, names: Names, fold
     """
     made = reconcile(
         reconcile(_defaults(compute, names, shape), compute.template),
-        _ours(role, compute, shape, names, folder, metadata),
+        _ours(engine, role, compute, shape, names, folder, metadata),
     )
     first, *others = made["spec"]["containers"]
-    if role == "launcher":
-        # It computes nothing: what a worker asks for would only keep it waiting.
-        first.pop("resources", None)
+    if role == COORDINATOR:
+        first["resources"] = COORDINATOR_RESOURCES
     elif shape.gpus:
         # The provider's rules would take the one's resources or the other's.
         resources = first.get("resources") or {}
@@ -111,20 +131,22 @@ def _defaults(compute: KubernetesCompute, names: Names, shape: Shape) -> Object:
         # As its chart calls it.
         spec["schedulerName"] = "scheduler-plugins-scheduler"
     if shape.pods > 1:
-        own = {"matchLabels": {engine_of("train", compute).pod_label: names.job}}
+        own = {"matchLabels": {PART_OF: names.job}}
         near = {"topologyKey": "topology.kubernetes.io/zone", "labelSelector": own}
         prefer = [{"weight": 100, "podAffinityTerm": near}]
         spec["affinity"] = {"podAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": prefer}}
     return {"spec": spec}
 
 
-def _ours(role: Role, compute: KubernetesCompute, shape: Shape, names: Names, folder: str, metadata: Object) -> Object:
+def _ours(
+    engine: Engine, role: Role, compute: KubernetesCompute, shape: Shape, names: Names, folder: str, metadata: Object
+) -> Object:
     """What has to be so."""
     container: Object = {
         "name": BASE,
         "image": shape.image,
         "command": [compute.python, "-m", "airflow_ml.stages.pod"],
-        "env": _variables(role, compute, shape, names, folder),
+        "env": _variables(engine, role, compute, shape, names, folder),
         "envFrom": [{"secretRef": {"name": names.secrets}}],
         "volumeMounts": [
             {"name": "airflow-ml-request", "mountPath": f"{FOLDER}/request", "readOnly": True},
@@ -142,18 +164,24 @@ def _ours(role: Role, compute: KubernetesCompute, shape: Shape, names: Names, fo
             {"name": "airflow-ml-shm", "emptyDir": {"medium": "Memory", "sizeLimit": compute.shm}},
         ],
     }
-    if role == "indexed":
+    if engine is not MPI_JOB:
         spec["restartPolicy"] = "Never"
         if shape.pods > 1:
             spec["subdomain"] = names.service
-    if compute.pod_group:
-        metadata = {**metadata, "labels": {**metadata["labels"], "scheduling.x-k8s.io/pod-group": names.job}}
-    return {"metadata": metadata, "spec": spec}
+    labels = {**metadata["labels"]}
+    if role != "peer":
+        labels[ROLE] = role
+    # A coordinator by itself holds up nobody: a group is of those that can do nothing without each other.
+    if compute.pod_group and (engine is MPI_JOB or role != COORDINATOR):
+        labels["scheduling.x-k8s.io/pod-group"] = names.job
+    return {"metadata": {**metadata, "labels": labels}, "spec": spec}
 
 
-def _variables(role: Role, compute: KubernetesCompute, shape: Shape, names: Names, folder: str) -> list[Object]:
+def _variables(
+    engine: Engine, role: Role, compute: KubernetesCompute, shape: Shape, names: Names, folder: str
+) -> list[Object]:
     # The operator gives a launcher a name in a service of the workers, where nobody finds it: ours is of the launcher.
-    host = f"{names.job}-0.{names.service}" if role == "indexed" else names.coordinator
+    host = names.coordinator if engine is MPI_JOB else f"{names.job}-0.{names.service}"
     values = {
         "AIRFLOW_ML_FOLDER": folder,
         "AIRFLOW_ML_PODS": str(shape.pods),
@@ -164,11 +192,11 @@ def _variables(role: Role, compute: KubernetesCompute, shape: Shape, names: Name
         "AIRFLOW_ML_LEASE_S": f"{compute.lease_s:g}",
         "PYTHONUNBUFFERED": "1",
     }
-    if role == "launcher":
-        values["AIRFLOW_ML_INDEX"] = "coordinator"
+    if role == COORDINATOR:
+        values["AIRFLOW_ML_INDEX"] = COORDINATOR
     fields = {"AIRFLOW_ML_POD_IP": "status.podIP"}
-    if role == "worker":
-        fields["AIRFLOW_ML_INDEX"] = f"metadata.labels['{MPI_INDEX}']"
+    if role == WORKER:
+        fields["AIRFLOW_ML_INDEX"] = f"metadata.labels['{MPI_INDEX if engine is MPI_JOB else INDEX}']"
     return [
         *({"name": name, "value": value} for name, value in values.items()),
         *({"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}} for name, path in fields.items()),

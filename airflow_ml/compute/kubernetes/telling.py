@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_ml.compute.kubernetes.observing import Fact, main_pod, name_of
+from airflow_ml.compute.kubernetes.facts import Fact, main_pod, name_of
 
 Object = Mapping[str, Any]
 

@@ -58,6 +58,26 @@ def test_everything_is_labelled_and_lies_in_the_namespace():
     assert pod["metadata"]["annotations"]["run_id"] == AT.run_id
 
 
+def test_what_queues_and_comes_in_a_group_are_the_workers_of_an_elastic_training():
+    request = CASES["elastic"]
+    compute = request.platform.compute_for("train").model_copy(update={"queue": "training", "pod_group": True})
+    made = manifests_of(request, compute)
+    (workers,) = [each for each in made.others if each["kind"] == "Job"]
+    assert made.jobs == (made.job, workers)
+    # The last of what the job owns: it runs, or queues, as soon as it is there.
+    assert made.others[-1] is workers
+    assert (workers["spec"]["suspend"], workers["metadata"]["labels"]["kueue.x-k8s.io/queue-name"]) == (
+        True,
+        "training",
+    )
+    group = "scheduling.x-k8s.io/pod-group"
+    labels = [each["spec"]["template"]["metadata"]["labels"] for each in made.jobs]
+    assert [group in each for each in labels] == [False, True]
+    assert [each["airflow-ml/role"] for each in labels] == ["coordinator", "worker"]
+    (its,) = [each for each in made.others if each["kind"] == "PodGroup"]
+    assert its["spec"]["minMember"] == 2
+
+
 def test_the_name_is_that_of_the_task_and_not_of_its_try():
     request = CASES["two_workers"]
 

@@ -3,7 +3,8 @@
 import pytest
 
 from airflow_ml.compute import Phase, follow
-from airflow_ml.compute.kubernetes.observing import Fact, main_pod, observe, seconds_of
+from airflow_ml.compute.kubernetes.facts import Fact, main_pod
+from airflow_ml.compute.kubernetes.observing import observe, seconds_of
 from airflow_ml.lifecycle.errors import BadFile, TrainingFailed
 from airflow_ml.lifecycle.requests import JobResult
 
@@ -48,8 +49,8 @@ FAILED = ("Failed", {"reason": "PodFailurePolicy", "message": "Container base fo
 COMPLETE = ("Complete", {})
 
 
-def look(job_, pods, response=None, after=10.0):
-    return observe(job_, pods, response, NOW + after, start_timeout_s=60.0)
+def look(job_, pods, response=None, after=10.0, **more):
+    return observe(job_, pods, response, NOW + after, start_timeout_s=60.0, **more)
 
 
 def test_a_job_whose_pods_run_is_running_also_after_the_start_timeout():
@@ -77,13 +78,62 @@ def test_an_mpi_job_has_a_launcher_and_its_workers():
     mpi["metadata"]["annotations"]["airflow-ml/min-pods"] = "3"
     workers = [pod(n, **RUNNING) for n in (0, 1)]
     for number, worker in enumerate(workers):
-        worker["metadata"]["labels"] = {"training.kubeflow.org/replica-index": str(number)}
+        worker["metadata"]["labels"] = {"training.kubeflow.org/replica-index": str(number), "airflow-ml/role": "worker"}
     launcher = pod(0, **RUNNING)
     launcher["metadata"]["labels"] = {"training.kubeflow.org/job-role": "launcher"}
     assert look(mpi, workers, after=61).to_end
     assert not look(mpi, [*workers, launcher], after=61).to_end
     assert main_pod([*workers, launcher]) is launcher
     assert follow(look(job(("Succeeded", {})), [], RESULT).state).result is RESULT
+
+
+def elastic(*conditions, **status):
+    """The two jobs of an elastic training that needs one of its workers: the coordinator's, and theirs."""
+    return job(), job(*conditions, **status)
+
+
+def worker(index, **state):
+    found = pod(index, **state)
+    found["metadata"]["name"] = f"j-workers-{index}-abcde"
+    found["metadata"]["labels"]["airflow-ml/role"] = "worker"
+    return found
+
+
+def test_more_workers_than_are_needed_make_up_for_no_coordinator():
+    coordinators, workers = elastic()
+    trains = [worker(0, **RUNNING), worker(1, **RUNNING)]
+    found = look(coordinators, [unschedulable(0), *trains], after=61, workers=workers)
+    assert found.to_end
+    assert "pod j-0-abcde: Unschedulable" in follow(found.state).error.what
+    found = look(coordinators, [pod(0, **RUNNING), *trains], after=61, workers=workers)
+    assert (found.ran, found.to_end) == (True, False)
+    assert main_pod([*trains, pod(0, **RUNNING)])["metadata"]["name"] == "j-0-abcde"
+    # It was evicted, which Kubernetes does not count, and the next one is on its way.
+    assert not look(coordinators, trains, after=61, workers=workers, ran=True).to_end
+
+
+@pytest.mark.parametrize(
+    ("of_workers", "late"),
+    [(elastic()[1], True), (job(("Suspended", {})), False), (job(startTime=None), False), (job(failed=1), False)],
+)
+def test_a_coordinator_whose_workers_wait_in_a_queue_is_not_late(of_workers, late):
+    assert look(job(), [pod(0, **RUNNING)], after=1000, workers=of_workers).to_end is late
+
+
+def test_workers_that_have_failed_for_themselves_end_the_job_and_those_whose_coordinator_did_follow_it():
+    coordinators, workers = elastic(("Failed", {"lastTransitionTime": START, "reason": "MaxFailedIndexesExceeded"}))
+    ended = worker(1, terminated={"exitCode": 70, "reason": "Error", "message": "ImportError: no torch"})
+    pods = [pod(0, **RUNNING), ended]
+    assert look(coordinators, pods, after=59, workers=workers).state.phase is Phase.RUNNING
+    found = look(coordinators, pods, after=61, workers=workers)
+    assert found.to_end
+    assert (
+        "pod j-workers-1-abcde: Error: exit code 70, last lines: ImportError: no torch"
+        in follow(found.state).error.what
+    )
+    # As long as the coordinator has not ended.
+    said = look(job(FAILED), pods, BadFile("no good"), after=61, workers=workers)
+    assert (said.to_end, type(follow(said.state).error)) == (False, BadFile)
 
 
 def test_the_result_of_a_complete_job():

@@ -1,6 +1,7 @@
 """The coordinator and its agents, with processes of this machine in the place of pods."""
 
 import contextlib
+import json
 import logging
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 import torch
 
 from airflow_ml.lifecycle.errors import TrainingFailed
+from airflow_ml.lifecycle.protocol import FAILED, RESPONSE
 from airflow_ml.training import model_files
 from airflow_ml.training.launch import launch
 from airflow_ml.training.pods import launch_on_pods
@@ -197,6 +199,17 @@ def test_a_killed_rank_of_an_elastic_training_is_started_anew_but_not_for_ever(j
     with pytest.raises(TrainingFailed, match=r"rank 1 of 2 was ended by SIGABRT"):
         launch_on_pods(own, pods.world, events.append)
     assert [event["event"] for event in events].count("started") == 3
+
+
+@pytest.mark.parametrize(("said", "code"), [({"stage": "train"}, 0), ({"error": "BadTrainingSet"}, FAILED)])
+def test_a_pod_that_nobody_needs_any_more_ends_as_the_one_that_answered(pods, tmp_path, monkeypatch, said, code):
+    """The coordinator answered and was killed, or found the result of an earlier try."""
+    monkeypatch.setenv("AIRFLOW_ML_FOLDER", str(tmp_path))
+    waits = pods.start()
+    with pytest.raises(subprocess.TimeoutExpired):
+        waits.wait(2)
+    (tmp_path / RESPONSE).write_text(json.dumps(said))
+    assert waits.wait(10) == code
 
 
 RAISES = {"fit": "tests.unit.training.user_fits:fails_at", "params": {"step": 3, "how": "raises"}}

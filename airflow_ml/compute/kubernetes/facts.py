@@ -1,0 +1,117 @@
+"""What a pod says: whether it runs, which of the job's pods it is, and what a person should know of it. Pure."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from airflow_ml.compute.kubernetes.names import INDEX, MPI_INDEX, ROLE, WORKER
+from airflow_ml.compute.kubernetes.templates import BASE
+from airflow_ml.lifecycle.protocol import KILLED, LEFT
+
+Object = Mapping[str, Any]
+
+_PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError")
+REMEDIES = {
+    **dict.fromkeys(_PULL, "correct the image's name, or give the pods a pull secret in the template"),
+    "CreateContainerConfigError": "correct the pod template; with runAsNonRoot the image needs a user that is not root",
+    "CreateContainerError": "correct the pod template, or the image",
+    "RunContainerError": "correct `python` of the compute, or the image",
+    "StartError": "correct `python` of the compute, or the image: the program is not there",
+    "ContainerCannotRun": "correct `python` of the compute, or the image: the program is not there",
+    "Unschedulable": "wait for room, ask for less in the template, or correct its node selector and tolerations",
+    "OOMKilled": "raise the memory limit in the template, use more workers, or a shorter window",
+    "Evicted": "raise the requests in the template to what the pods use",
+    "DeadlineExceeded": "raise the task's execution_timeout",
+}
+
+_LAST_LINES = 3
+
+
+@dataclass(frozen=True)
+class Fact:
+    """Something about a pod that a person should know.
+
+    Attributes:
+        pod: Its name.
+        reason: One word, as Kubernetes says it.
+        message: A sentence, as Kubernetes says it.
+        final: Whether the pod has ended with it.
+    """
+
+    pod: str
+    reason: str
+    message: str
+    final: bool = False
+
+    @property
+    def remedy(self) -> str:
+        """What the reader can do."""
+        return REMEDIES.get(self.reason, "")
+
+    def __str__(self) -> str:
+        return f"pod {self.pod}: {self.reason}" + (f": {self.message}" if self.message else "")
+
+
+def started(pod: Object) -> bool:
+    """Whether the worker's container runs, or has."""
+    status = _base_status(pod)
+    return status is not None and ("running" in status or "terminated" in status)
+
+
+def facts_of(pod: Object) -> Iterable[Fact]:
+    """What is wrong with a pod; nothing, as a rule."""
+    name, status = name_of(pod), pod.get("status", {})
+    if status.get("reason") == "Evicted":
+        yield Fact(name, "Evicted", str(status.get("message", "")).strip(), final=True)
+        return
+    for condition in status.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition["status"] == "False":
+            yield Fact(name, str(condition.get("reason", "Unschedulable")), str(condition.get("message", "")).strip())
+        elif condition["type"] == "DisruptionTarget" and condition["status"] == "True":
+            yield Fact(name, str(condition.get("reason", "Disrupted")), str(condition.get("message", "")), final=True)
+    state = _base_status(pod) or {}
+    waiting = state.get("waiting", {})
+    if waiting.get("reason") in REMEDIES:
+        yield Fact(name, waiting["reason"], str(waiting.get("message", "")).strip())
+    ended = state.get("terminated", {})
+    code = ended.get("exitCode", 0)
+    # Asked to go: with its job, or by whoever says so in a condition.
+    if code in (0, LEFT):
+        return
+    reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
+    if reason == "OOMKilled":
+        message = "the container needed more than its memory limit"
+    elif code == KILLED:
+        reason, message = "Killed", f"exit code {code}"
+    elif reason not in REMEDIES:
+        last = " | ".join(message.splitlines()[-_LAST_LINES:])
+        message = f"exit code {code}" + (f", last lines: {last}" if last else "")
+    yield Fact(name, reason, message, final=True)
+
+
+def index_of(pod: Object) -> int:
+    """Which of the job's pods; 0 is the one that runs the request."""
+    labels = pod["metadata"].get("labels") or {}
+    number = int(labels.get(MPI_INDEX) or labels.get(INDEX) or 0)
+    # Those that train count from 0, too, where another one coordinates.
+    return number + 1 if labels.get(ROLE) == WORKER else number
+
+
+def name_of(pod: Object) -> str:
+    """Its name."""
+    return str(pod["metadata"]["name"])
+
+
+def main_pod(pods: Sequence[Object]) -> Object | None:
+    """The newest pod 0: the one whose log is the task's."""
+    found = [pod for pod in pods if index_of(pod) == 0]
+    return max(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+
+
+def _base_status(pod: Object) -> Mapping[str, Any] | None:
+    """State of the worker's container."""
+    for status in pod.get("status", {}).get("containerStatuses") or ():
+        if status["name"] == BASE:
+            state: Mapping[str, Any] = status.get("state") or {}
+            return state
+    return None
