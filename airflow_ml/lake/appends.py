@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import CommitFailedError, DeltaError
 from deltalake.transaction import AddAction, CommitProperties, PostCommitHookProperties, RemoveAction, Transaction
 
 from airflow_ml.lake import transactions
@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 
 _RETRIES = 20
 """Appends do not conflict; what is tried again is the race for the number of the next version."""
+
+_MET_A_CHANGE = 10
+"""Tries that meet a change of the table's columns, or its making by somebody else, before that is the error."""
 
 _MOST_TEXT = 32
 """Characters of a text's bound in the log."""
@@ -60,6 +63,26 @@ def append(table: LakeTable, rows: Mapping[date, pa.Table], writer: str, number:
     Raises:
         BaseError: It cannot be written; nothing was appended.
     """
+    for again in range(_MET_A_CHANGE):
+        try:
+            return _append(table, rows, writer, number)
+        except CommitFailedError as error:
+            # Somebody made the table, or gave it a column, since we looked: what is asked has not changed.
+            if again + 1 == _MET_A_CHANGE:
+                raise _cannot(table, error) from error
+            time.sleep(0.05 * (again + 1))
+        except (DeltaError, OSError) as error:
+            raise _cannot(table, error) from error
+    raise AssertionError("the last try returns or raises")
+
+
+def _cannot(table: LakeTable, error: Exception) -> BaseError:
+    return BaseError(
+        f"cannot append: {error}", where=str(table.path), remedy="free space or make the base writable, then retry"
+    )
+
+
+def _append(table: LakeTable, rows: Mapping[date, pa.Table], writer: str, number: int) -> bool:
     schema = next(iter(rows.values())).schema
     attempt = None
     try:
@@ -95,15 +118,13 @@ def append(table: LakeTable, rows: Mapping[date, pa.Table], writer: str, number:
             # Nothing pins a version of a log: the log of its commits need not grow for ever.
             post_commithook_properties=PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=True),
         )
-    except (DeltaError, OSError) as error:
+    except (DeltaError, OSError):
         if attempt is not None:
             # What comes after the commit can fail, too: then the files are the table's.
             if _last(table, writer) == number:
                 return True
             attempt.discard()
-        raise BaseError(
-            f"cannot append: {error}", where=str(table.path), remedy="free space or make the base writable, then retry"
-        ) from error
+        raise
     return True
 
 
