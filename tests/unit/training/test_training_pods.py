@@ -118,7 +118,7 @@ def refusals():
 
 def test_neither_a_stranger_nor_a_rank_that_stops_nor_a_pod_that_is_lost_costs_a_bit(job, pods, refusals, undisturbed):
     """Two processes without faults, and two pods that had one after the other: the same weights."""
-    remote = job("remote", workers=2, params=LONG, step_timeout_s=12)
+    remote = job("remote", workers=2, params=LONG, step_timeout_s=20)
     events, started = [], []
     # The pod comes when somebody without the key has tried to be it, and goes on trying until the end.
     refusals.at_first = lambda: started.append((len(events), pods.start()))
@@ -247,7 +247,7 @@ def test_the_same_error_at_the_same_step_is_the_end_of_an_elastic_training(job, 
 def test_the_same_hang_at_the_same_step_is_the_error(job, pods):
     pods.start()
     events = []
-    own = job(workers=2, fit="tests.unit.training.user_fits:fails_at", params={"step": 3}, step_timeout_s=10)
+    own = job(workers=2, fit="tests.unit.training.user_fits:fails_at", params={"step": 3}, step_timeout_s=15)
     with pytest.raises(TrainingFailed, match=r"rank 1 of 2 hangs in step 3 of epoch 1: .*user_fits\.py:\d+"):
         launch_on_pods(own, pods.world, events.append)
     assert [event["event"] for event in events].count("started") == 2

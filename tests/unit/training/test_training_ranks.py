@@ -72,7 +72,7 @@ def test_whatever_ends_a_training_leaves_nobody_and_the_last_try_ends_with_the_s
 ):
     """A rank is killed, then another is stopped, then the launcher is killed; nobody disturbs the fourth try."""
     broken = job(
-        "broken", workers=2, params=LONG, fit="tests.unit.training.user_fits:leaves_a_child", step_timeout_s=15
+        "broken", workers=2, params=LONG, fit="tests.unit.training.user_fits:leaves_a_child", step_timeout_s=25
     )
     resumed: list[tuple[int, int]] = []
 
@@ -172,7 +172,7 @@ def test_a_fit_of_ones_own_fails_with_its_words_and_resumes(job: Job):
 
 
 def test_a_rank_that_sleeps_is_found_with_its_line(job: Job):
-    own = job(workers=2, fit="tests.unit.training.user_fits:fails_at", params={"step": 3}, step_timeout_s=10)
+    own = job(workers=2, fit="tests.unit.training.user_fits:fails_at", params={"step": 3}, step_timeout_s=15)
     with pytest.raises(
         TrainingFailed, match=r"rank 1 of 2 hangs in step 3 of epoch 1: no progress .*user_fits\.py:\d+"
     ):
