@@ -27,12 +27,12 @@ def cluster():
 def train(cluster, platform, run_dag):
     """Runs a task that trains in two pods; `stage_params` say what these do."""
 
-    def run(deferrable, stage_params=None, compute=None, **kwargs):
+    def run(deferrable, stage_params=None, compute=None, min_workers=None, **kwargs):
         pods = fake_compute(cluster.namespace, Path(platform.base), **(compute or {}))
         with DAG("pods", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC)) as dag:
             TrainModelOperator(
                 task_id="train",
-                model=small_model(training=Horovod(workers=2)),
+                model=small_model(training=Horovod(workers=2, min_workers=min_workers)),
                 platform=platform.model_copy(update={"computes": {"score": pods}}),
                 compute="kubernetes",
                 start="2013-01-01",
@@ -47,11 +47,15 @@ def train(cluster, platform, run_dag):
     return run
 
 
-@pytest.mark.parametrize("deferrable", [False, True], ids=["in the worker", "in a trigger"])
-def test_a_task_trains_in_pods_and_shows_their_lines(train, cluster, deferrable, caplog, capsys):
+@pytest.mark.parametrize(
+    ("deferrable", "min_workers"),
+    [(False, None), (True, None), (True, 1)],
+    ids=["in the worker", "in a trigger", "elastic, in a trigger"],
+)
+def test_a_task_trains_in_pods_and_shows_their_lines(train, cluster, deferrable, min_workers, caplog, capsys):
     lines = ["INFO epoch 1/3: loss 0.5", "WARNING look at this"]
-    assert train(deferrable, {"do": "sleep", "seconds": 2, "lines": lines}) == "success"
-    (job,) = cluster.jobs()
+    assert train(deferrable, {"do": "sleep", "seconds": 2, "lines": lines}, min_workers=min_workers) == "success"
+    (job,) = [each for each in cluster.jobs() if "ownerReferences" not in each["metadata"]]
     assert job["metadata"]["labels"]["task_id"] == "train"
     shown = caplog.text + "".join(capsys.readouterr())
     assert "epoch 1/3: loss 0.5" in shown
