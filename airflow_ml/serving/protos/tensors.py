@@ -108,19 +108,24 @@ def fill(array: np.ndarray[Any, Any], proto: Any) -> None:
     Raises:
         TypeError: the dtype has no counterpart.
     """
+    number = _begun(array, proto)
+    if number != STRING:
+        proto.tensor_content = array.astype(little_endian(number), copy=False).tobytes()
+
+
+def _begun(array: np.ndarray[Any, Any], proto: Any) -> int:
+    """Give an empty ``proto`` the shape, the type, which is returned, and what is text."""
     for size in array.shape:
         proto.tensor_shape.dim.add(size=size)
     if array.dtype.kind in "OUS":
         proto.dtype = STRING
         proto.string_val.extend(_as_bytes(value) for value in array.ravel().tolist())
-        return
+        return STRING
     number = _number_of(array.dtype)
     if number is None:
-        raise TypeError(
-            f"an array of {array.dtype} cannot be sent to a model server; cast it to float32, int64 or strings"
-        )
+        raise TypeError(f"an array of {array.dtype} cannot be sent; cast it to float32, int64 or strings")
     proto.dtype = number
-    proto.tensor_content = array.astype(little_endian(number), copy=False).tobytes()
+    return number
 
 
 def to_field_proto(array: np.ndarray[Any, Any], proto: Any) -> None:
@@ -129,16 +134,9 @@ def to_field_proto(array: np.ndarray[Any, Any], proto: Any) -> None:
     Raises:
         TypeError: the dtype has no counterpart.
     """
-    for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
-    if array.dtype.kind in "OUS":
-        proto.dtype = STRING
-        proto.string_val.extend(_as_bytes(value) for value in array.ravel().tolist())
+    number = _begun(array, proto)
+    if number == STRING:
         return
-    number = _number_of(array.dtype)
-    if number is None:
-        raise TypeError(f"an array of {array.dtype} cannot be sent by this server")
-    proto.dtype = number
     values, field = array.ravel(), getattr(proto, _FIELD_OF[number])
     if number in _PARTS_OF:
         values = values.view(_PARTS_OF[number])
