@@ -138,4 +138,5 @@ def test_an_elastic_training_goes_on_without_any_of_its_pods_and_takes_in_those_
         finally:
             compute.cancel(handle)
     assert cluster.pods() == []
-    assert checkpoints.gap_s(at) <= 10
+    # Four to five seconds where nothing else is tested meanwhile, see README.
+    assert checkpoints.gap_s(at) <= 25

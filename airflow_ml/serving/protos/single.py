@@ -83,6 +83,7 @@ _NUMBER_HEAD = len(_TEXT_HEAD) + 1
 
 @cache
 def _layouts() -> dict[bytes, str]:
-    """How a tensor begins → its form for ``struct``."""
+    """How a tensor begins → its form for ``struct``, which knows no complex numbers and not all halves."""
     numbers = [number for number in DATA_TYPES.values() if numpy_type(number) and number != STRING]
-    return {number_head(number): f"<{_NUMBER_HEAD}x{_FORMATS[little_endian(number).str[1:]]}" for number in numbers}
+    codes = {number: _FORMATS.get(little_endian(number).str[1:]) for number in numbers}
+    return {number_head(number): f"<{_NUMBER_HEAD}x{code}" for number, code in codes.items() if code}

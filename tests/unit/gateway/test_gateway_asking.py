@@ -51,9 +51,9 @@ def test_what_cannot_be_sent_or_is_given_up_is_no_failure_of_the_version():
 
 def test_an_answer_that_cannot_be_read_names_who_gave_it():
     response = PredictResponse()
-    response.outputs["probability"].dtype = DATA_TYPES["DT_HALF"]
+    response.outputs["probability"].dtype = DATA_TYPES["DT_RESOURCE"]
     call = GrpcSpeaker(NOBODY).predict(Target("small", 2), {})
-    with pytest.raises(AnswerUnreadable, match="DT_HALF is not supported") as refused:
+    with pytest.raises(AnswerUnreadable, match="DT_RESOURCE is not supported") as refused:
         call.heard(response)
     assert f"{NOBODY} model small version 2" in str(refused.value)
     assert name_of(refused.value) == "wrong_answer"
