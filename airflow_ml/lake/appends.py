@@ -63,23 +63,21 @@ def append(table: LakeTable, rows: Mapping[date, pa.Table], writer: str, number:
     Raises:
         BaseError: It cannot be written; nothing was appended.
     """
-    for again in range(_MET_A_CHANGE):
+    tries = 0
+    while True:
         try:
             return _append(table, rows, writer, number)
-        except CommitFailedError as error:
-            # Somebody made the table, or gave it a column, since we looked: what is asked has not changed.
-            if again + 1 == _MET_A_CHANGE:
-                raise _cannot(table, error) from error
-            time.sleep(0.05 * (again + 1))
         except (DeltaError, OSError) as error:
-            raise _cannot(table, error) from error
-    raise AssertionError("the last try returns or raises")
-
-
-def _cannot(table: LakeTable, error: Exception) -> BaseError:
-    return BaseError(
-        f"cannot append: {error}", where=str(table.path), remedy="free space or make the base writable, then retry"
-    )
+            tries += 1
+            # Of a failed commit: somebody made the table, or gave it a column, since we looked. What is asked has not
+            # changed.
+            if not isinstance(error, CommitFailedError) or tries == _MET_A_CHANGE:
+                raise BaseError(
+                    f"cannot append: {error}",
+                    where=str(table.path),
+                    remedy="free space or make the base writable, then retry",
+                ) from error
+        time.sleep(0.05 * tries)
 
 
 def _append(table: LakeTable, rows: Mapping[date, pa.Table], writer: str, number: int) -> bool:
