@@ -70,8 +70,9 @@ def sync_models(
     A version appears when it is complete, and before the config that names it; it goes after the config that no longer
     does.
     """
+    from airflow_ml.serving.stopping import Stop
     from airflow_ml.serving.targets.buckets import S3Shelf
-    from airflow_ml.serving.targets.syncing import Sync, until_told_to_stop
+    from airflow_ml.serving.targets.syncing import Sync
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
@@ -84,7 +85,7 @@ def sync_models(
             return
     except AirflowMLError as error:
         raise fail(error) from None
-    sync.follow(every, until_told_to_stop())
+    sync.follow(every, Stop.on_signals().wait)
 
 
 @serving.command()

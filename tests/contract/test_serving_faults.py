@@ -23,7 +23,7 @@ from airflow_ml.serving.server.launch import base_flags
 from airflow_ml.serving.server.loading import load
 from airflow_ml.serving.server.rest_api import Rest
 from airflow_ml.serving.server.status import Code, StatusError
-from airflow_ml.serving.server.stopping import Stop
+from airflow_ml.serving.stopping import Stop
 from tests.contract.conftest import WAIT
 from tests.support.saved_models import SLOW_S, half_plus_two, slow
 from tests.support.serving_waits import wait_available

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from airflow_ml.serving.server import flags as command_line
 from airflow_ml.serving.server.flags import Flags
-from airflow_ml.serving.server.stopping import Stop
+from airflow_ml.serving.stopping import Stop
 
 log = logging.getLogger("airflow_ml.serving.server")
 
@@ -28,9 +27,7 @@ def main(argv: Sequence[str]) -> int:
     """
     flags = command_line.parse(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname).1s %(message)s")
-    stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    stop = Stop.on_signals()
 
     from airflow_ml.serving.server import rest_api
     from airflow_ml.serving.server.core import Core

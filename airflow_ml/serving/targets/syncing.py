@@ -9,11 +9,8 @@ it is about to read.
 from __future__ import annotations
 
 import logging
-import os
 import re
-import select
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -141,20 +138,6 @@ class Sync:
             shutil.rmtree(gone, ignore_errors=True)
             mark.unlink()
             log.info("version %s of %s is named no more, and removed", version, model)
-
-
-def until_told_to_stop() -> Callable[[float], bool]:
-    """For `Sync.follow` in a process of its own, which SIGTERM and SIGINT end after the round that is under way.
-
-    The handlers do nothing; the interpreter itself writes into a pipe. A handler that sets an event takes its lock, and
-    the code that it interrupts may hold that: the process hangs.
-    """
-    reading, writing = os.pipe()
-    os.set_blocking(writing, False)
-    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    return lambda seconds: bool(select.select([reading], [], [], seconds)[0])
 
 
 @contextmanager

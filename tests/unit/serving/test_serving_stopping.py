@@ -5,7 +5,7 @@ import sys
 
 _SCRIPT = """
 import os, signal, threading
-from airflow_ml.serving.server.stopping import Stop
+from airflow_ml.serving.stopping import Stop
 
 stop = Stop()
 assert not stop.is_set() and not stop.wait(0.01)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 from contextlib import suppress
+from typing import Self
 
 
 class Stop:
@@ -17,6 +19,14 @@ class Stop:
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
         os.set_blocking(self._write, False)
+
+    @classmethod
+    def on_signals(cls) -> Self:
+        """One that SIGTERM and SIGINT set, from now on."""
+        stop = cls()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        return stop
 
     def set(self) -> None:
         """Say so. What is written is never read, so that it stays said."""
