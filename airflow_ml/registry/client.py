@@ -42,11 +42,6 @@ def client_of(platform: Platform) -> "MlflowClient":
     return _open(platform)
 
 
-def is_server(platform: Platform) -> bool:
-    """Whether the registry is a tracking server, which has pages to link to."""
-    return platform.registry_uri.startswith(("http://", "https://"))
-
-
 def is_database(platform: Platform) -> bool:
     """Whether the registry is a SQLite file, whose artifacts we have to place."""
     return platform.registry_uri.startswith(_SQLITE)
