@@ -8,6 +8,7 @@ import os
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import IO
 
 from airflow_ml.lifecycle.errors import AirflowMLError, BaseError
 
@@ -16,11 +17,22 @@ _CHUNK = 1 << 20
 
 def write_atomically(path: Path, text: str) -> None:
     """Write a file so that a reader sees all of it or the old one, also after a crash."""
+    with written_whole(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def written_whole(path: Path) -> Iterator[IO[bytes]]:
+    """A file to be written, of which a reader sees all or the old one; it has another name until it is on the disk.
+
+    Raises:
+        BaseError: The operating system refuses.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
@@ -28,6 +40,15 @@ def write_atomically(path: Path, text: str) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise storage_error(error, path) from error
+
+
+def fsync(path: Path) -> None:
+    """Write one file, or the names in one folder, through to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def storage_error(error: OSError, path: Path) -> BaseError:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from pathlib import Path
+
+from airflow_ml.storage import fsync
 
 
 def tree_sha256(folder: Path) -> str:
@@ -21,12 +22,3 @@ def fsync_tree(folder: Path) -> None:
     """Write a folder through to the disk, so that a rename after it cannot show empty files when the machine fails."""
     for path in [folder, *folder.rglob("*")]:
         fsync(path)
-
-
-def fsync(path: Path) -> None:
-    """Write one file, or the names in one folder, through to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

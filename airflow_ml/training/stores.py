@@ -6,8 +6,6 @@ killed nothing is seen. What it had sent of a large one stays with S3, unseen, u
 
 import contextlib
 import io
-import os
-import uuid
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import IO, Protocol
 from airflow_ml import s3
 from airflow_ml.lifecycle.errors import BaseError
 from airflow_ml.s3 import told
-from airflow_ml.storage import storage_error
+from airflow_ml.storage import fsync, storage_error, written_whole
 
 
 class Store(Protocol):
@@ -61,18 +59,11 @@ class FolderStore:
     def writing(self, name: str) -> Iterator[IO[bytes]]:
         """A file under another name until it is on the disk."""
         path = self._folder / name
-        temporary = path.with_name(f".{name}.{uuid.uuid4().hex[:8]}")
+        with written_whole(path) as file:
+            yield file
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-            _sync(self._folder)
+            fsync(self._folder)
         except OSError as error:
-            with contextlib.suppress(OSError):
-                temporary.unlink()
             raise storage_error(error, path) from error
         for torn in self._folder.glob(f".*{path.suffix}.*"):
             torn.unlink(missing_ok=True)
@@ -130,11 +121,3 @@ class BucketStore:
         """Delete it."""
         with told(self.where(name), BaseError), contextlib.suppress(FileNotFoundError):
             self._files.delete_file(f"{self._root}/{name}")
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,8 +19,9 @@ from pathlib import Path
 from airflow_ml import s3
 from airflow_ml.lifecycle.errors import ServingError
 from airflow_ml.s3 import told
-from airflow_ml.serving.files import fsync, fsync_tree
+from airflow_ml.serving.files import fsync_tree
 from airflow_ml.serving.targets.shelves import other_content
+from airflow_ml.storage import fsync
 
 _CHUNK = 1 << 20
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 from airflow_ml.lifecycle.errors import ServingError
-from airflow_ml.serving.files import fsync, fsync_tree, tree_sha256
-from airflow_ml.storage import locked
+from airflow_ml.serving.files import fsync_tree, tree_sha256
+from airflow_ml.storage import fsync, locked
 
 
 class Shelf(Protocol):
