@@ -53,8 +53,7 @@ class ReleaseRecord:
 
     def champion(self) -> int | None:
         """Who rules."""
-        reigns = champions.history(self.platform, self.model_name)
-        return reigns[0].version if reigns else None
+        return champions.ruling(self.platform, self.model_name)
 
     def history(self) -> tuple[champions.Champion, ...]:
         """All reigns, the newest first."""

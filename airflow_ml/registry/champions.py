@@ -148,6 +148,12 @@ def history(platform: Platform, model_name: str) -> tuple[Champion, ...]:
     return _reigns(platform, model_name)[::-1]
 
 
+def ruling(platform: Platform, model_name: str) -> int | None:
+    """The champion's version, as recorded; None before the first one."""
+    reigns = _reigns(platform, model_name)
+    return reigns[-1].version if reigns else None
+
+
 def before(platform: Platform, model_name: str) -> int | None:
     """Who was champion before the one that rules was so for the first time; None if nobody was.
 

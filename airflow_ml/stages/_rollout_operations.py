@@ -24,7 +24,6 @@ from airflow_ml.stages.context import StageContext, log
 from airflow_ml.storage import verify
 
 if TYPE_CHECKING:
-    from airflow_ml.serving.client import Client
     from airflow_ml.serving.golden import GoldenRequest
 
 _WARM_UP_S = 5.0
@@ -86,9 +85,8 @@ def _ours(ctx: StageContext, rollout: Rollout) -> Iterator[None]:
         ChampionMoved: Or the other.
     """
     with rollouts.held(ctx.platform, rollout):
-        reigns = champions.history(ctx.platform, rollout.model)
         known = (None, rollout.stable, rollout.version, rollout.overtaken_by)
-        champion = reigns[0].version if reigns else None
+        champion = champions.ruling(ctx.platform, rollout.model)
         if champion not in known:
             raise ChampionMoved(
                 f"the champion is version {champion}: somebody promoted",
@@ -164,15 +162,12 @@ def _probe(server: Server, golden: "list[GoldenRequest]", version: int) -> None:
     """Golden requests to every replica and over both protocols, compared with the offline answers."""
     from airflow_ml.serving.probe import probe
 
-    def asked(client: "Client") -> None:
-        found = probe(client, golden, server.model, version)
+    for address in server.addresses:
+        with server.client(address) as client:
+            found = probe(client, golden, server.model, version)
         if not found.ok:
             raise ServingError(
                 f"the golden requests are not answered as they should be: {'; '.join(found.failures)}",
                 where=f"{client.address} model {server.model} version {version}",
                 remedy="look at the server's log, and at how the version was exported",
             )
-
-    for address in server.addresses:
-        with server.client(address) as client:
-            asked(client)

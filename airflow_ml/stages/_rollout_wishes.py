@@ -177,5 +177,4 @@ def _is_back(last: Rollout, champion: int | None, run: str) -> bool:
 
 def champion_of(ctx: StageContext) -> int | None:
     """The version that rules, or None."""
-    reigns = champions.history(ctx.platform, ctx.model.name)
-    return reigns[0].version if reigns else None
+    return champions.ruling(ctx.platform, ctx.model.name)

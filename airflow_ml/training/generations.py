@@ -79,7 +79,7 @@ class Generation:
         if self.failed_at is None:
             self.hung = self.watchdog.hung([rank for rank in self.ranks if rank not in self.outcomes], now)
             return self.hung is not None
-        return self.failed_at is not None and now - self.failed_at > self._settle_s()
+        return now - self.failed_at > self._settle_s()
 
     @property
     def yielded(self) -> bool:
