@@ -1,9 +1,6 @@
 """The training stage in pods of a real cluster, as an operator sends it."""
 
-import contextlib
-import itertools
 import re
-import threading
 import time
 from pathlib import Path
 
@@ -16,6 +13,7 @@ from airflow_ml.compute.kubernetes.pods import KubernetesPods
 from airflow_ml.lifecycle.requests import Coordinates
 from airflow_ml.stages.runner import identify, stage_of
 from airflow_ml.training import model_files
+from tests.support.checkpoints import checkpoints_of
 from tests.support.kube_cluster import real_compute, until
 from tests.unit.training.conftest import model
 
@@ -44,43 +42,6 @@ def test_two_pods_train_the_model_that_two_processes_train(in_pods, local, engin
         torch.testing.assert_close(weights(result)[name], tensor, atol=1e-6, rtol=0)
     assert any(line.startswith("INFO epoch 3/3") for line in lines), lines
     assert any("2 ranks of" in line for line in lines), lines
-
-
-class Checkpoints(threading.Thread):
-    """Sees the checkpoints of a training, which are removed again, by their time and their place in it."""
-
-    def __init__(self, folder):
-        super().__init__(daemon=True)
-        self.folder = folder
-        self.seen: dict[tuple[int, int], float] = {}
-        self.over = threading.Event()
-
-    def run(self):
-        while not self.over.wait(0.05):
-            for path in self.folder.glob("epoch-*.pt"):
-                _, epoch, *step = path.stem.split("-")
-                with contextlib.suppress(FileNotFoundError):
-                    self.seen[int(epoch), int(step[1]) if step else 0] = path.stat().st_mtime
-
-    @property
-    def newest(self):
-        return max(self.seen, default=(0, 0))
-
-    def gap_s(self, at):
-        """The longest time without one that began soon after a moment."""
-        times = sorted(self.seen.values())
-        return max(after - before for before, after in itertools.pairwise(times) if at - 2 < before < at + 3)
-
-
-@contextlib.contextmanager
-def checkpoints_of(request):
-    found = Checkpoints(identify(request, stage_of("train")).folder / "state" / "checkpoints")
-    found.start()
-    try:
-        yield found
-    finally:
-        found.over.set()
-        found.join()
 
 
 def test_an_elastic_training_goes_on_without_any_of_its_pods_and_takes_in_those_that_come(
