@@ -1,5 +1,6 @@
 """`FitContext`: what a ``fit`` function is given in each rank."""
 
+import io
 import os
 import time
 from collections.abc import Iterator
@@ -173,8 +174,7 @@ class FitContext:
     def restored(self) -> tuple[int, dict[str, Any]] | None:
         """Epoch and state of the newest checkpoint, the same on every rank, or None; restores the history too."""
         self.pulse.move()
-        found = self.checkpoints.newest() if self.rank == 0 else None
-        found = hvd.broadcast_object(found, root_rank=0, name="checkpoint")
+        found = _from_rank_0(self.checkpoints.newest() if self.rank == 0 else None)
         if found is None:
             return None
         epoch, kept = found
@@ -193,6 +193,22 @@ class FitContext:
             batch.labels.to(self.device),
             batch.global_rows,
         )
+
+
+def _from_rank_0(found: tuple[int, dict[str, Any]] | None) -> tuple[int, dict[str, Any]] | None:
+    """What rank 0 has found, read as a checkpoint is: Horovod's own way unpickles whatever the network sends."""
+    written = io.BytesIO()
+    if found is not None:
+        torch.save(found, written)
+    length = int(hvd.broadcast(torch.tensor([written.tell()]), root_rank=0, name="checkpoint.length").item())
+    if not length:
+        return None
+    if found is not None:
+        hvd.broadcast_(torch.frombuffer(written.getbuffer(), dtype=torch.uint8), root_rank=0, name="checkpoint")
+        return found
+    received = hvd.broadcast_(torch.empty(length, dtype=torch.uint8), root_rank=0, name="checkpoint")
+    epoch, kept = torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)
+    return epoch, kept
 
 
 def binned_auc(counts: torch.Tensor) -> float | None:
