@@ -191,6 +191,7 @@ class FitContext:
             batch.categorical.to(self.device),
             batch.numeric.to(self.device),
             batch.labels.to(self.device),
+            batch.places.to(self.device),
             batch.global_rows,
         )
 
