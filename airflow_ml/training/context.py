@@ -2,6 +2,7 @@
 
 import io
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -79,13 +80,17 @@ class FitContext:
         self.checkpoints = Checkpoints(job.state, job.fingerprint)
 
     def seed_everything(self, epoch: int, step: int = 0) -> None:
-        """Seed torch for an epoch (0 for building the network), or for what follows a checkpoint inside of it.
+        """Seed torch, numpy and Python for an epoch (0 to build the network), or for what follows a checkpoint in it.
 
-        The stream depends on seed, epoch, step and rank only, so a resumed epoch draws what it would have drawn, and no
+        The streams depend on seed, epoch, step and rank only, so a resumed epoch draws what it would have drawn, and no
         generator's state has to be kept. Epoch 0 is the same on every rank: equal networks from the start.
         """
         words = [self.seed, epoch, self.rank if epoch else 0, *([step] if step else [])]
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
+        seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+        torch.manual_seed(seed)
+        # Of a user's own code: the generators that nobody has to be given.
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
 
     def batches(self, batch_size: int, epoch: int, step: int = 0) -> Iterator[Batch]:
         """This rank's part of each global batch of an epoch, on its device, without those of the first steps.
