@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 STUDIES = "AIRFLOW_ML_STUDIES"
 """Variable of the database's address: it may hold a password, so it is no setting of the platform."""
 _REPORT = re.compile(r"report (\{.*\})$")
+_RUN = re.compile(r"MLflow run (\S+)$")
 _GPU_HOURS = "gpu_hours"
 """Attribute of a trial."""
 _LOOK_S = 0.2
@@ -172,6 +173,10 @@ class Search:
             # Not the end of the trial: the next run submits it again.
             raise JobFailed("the search was ended", remedy="a retry goes on with its study")
         for line in self.compute.logs(each.handle):
+            run = _RUN.search(line)
+            if run:
+                # A trial that is ended has no result to say so.
+                each.trial.set_user_attr("mlflow_run_id", run[1])
             told = _REPORT.search(line)
             if told and not each.pruned:
                 each.pruned = self._worse(each.trial, json.loads(told[1]))

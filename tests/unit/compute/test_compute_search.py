@@ -112,6 +112,7 @@ def test_a_trial_that_is_worse_than_most_is_ended_early(searching):
     search = searching(trials=5, search={"worse": between(0, 1)})
     pruned = search.run()["trials"][4]
     assert pruned["state"] == "pruned"
+    assert pruned["mlflow_run_id"] == "run-4"
     # It would have reported thirty epochs.
     assert 1 <= pruned["epochs"] < 30
     assert search.told[-1] == "trial 4 is worse than most: ended"
