@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 STUDIES = "AIRFLOW_ML_STUDIES"
 """Variable of the database's address: it may hold a password, so it is no setting of the platform."""
 _REPORT = re.compile(r"report (\{.*\})$")
+_RUN = re.compile(r"MLflow run (\S+)$")
+_GPU_HOURS = "gpu_hours"
+"""Attribute of a trial."""
 _LOOK_S = 0.2
 _IN_VAIN = 3
 """Trials that fail before any succeeds: then the declaration is wrong, and not the parameters."""
@@ -35,6 +38,7 @@ class _Running:
     trial: "optuna.Trial"
     handle: Handle
     began: float
+    taken: float
     pruned: bool = False
 
 
@@ -107,6 +111,8 @@ class Search:
         for each in self.running:
             self.compute.cancel(each.handle, wait=wait)
         if wait:
+            for each in self.running:
+                each.trial.set_user_attr(_GPU_HOURS, self._gpu_hours(each))
             self.running.clear()
 
     @property
@@ -157,7 +163,7 @@ class Search:
         self.tell(f"trial {trial.number}: {json.dumps(chosen)}")
         secrets = {name: value for name, value in self.secrets.items() if name != STUDIES}
         handle = self.compute.submit(request, secrets, None)
-        self.running.append(_Running(trial, handle, self.clock()))
+        self.running.append(_Running(trial, handle, self.clock(), _noted(trial)))
 
     def _look(self, study: "optuna.Study", each: _Running, errors: list[AirflowMLError]) -> None:
         from optuna.trial import TrialState
@@ -167,6 +173,10 @@ class Search:
             # Not the end of the trial: the next run submits it again.
             raise JobFailed("the search was ended", remedy="a retry goes on with its study")
         for line in self.compute.logs(each.handle):
+            run = _RUN.search(line)
+            if run:
+                # A trial that is ended has no result to say so.
+                each.trial.set_user_attr("mlflow_run_id", run[1])
             told = _REPORT.search(line)
             if told and not each.pruned:
                 each.pruned = self._worse(each.trial, json.loads(told[1]))
@@ -197,7 +207,7 @@ class Search:
         value = result.metrics.get(name)
         usage = result.summary.get("usage", {})
         each.trial.set_user_attr("mlflow_run_id", str(result.summary.get("mlflow_run_id", "")))
-        each.trial.set_user_attr("gpu_hours", float(usage.get("gpu_hours", 0.0)))
+        each.trial.set_user_attr(_GPU_HOURS, float(usage.get("gpu_hours", 0.0)))
         self.tell(f"trial {each.trial.number}: {self._tune.metric} {value}")
         if value is None:
             self._end(study, each, state=TrialState.FAIL)
@@ -207,18 +217,25 @@ class Search:
     def _end(self, study: "optuna.Study", each: _Running, value: float | None = None, state: Any = None) -> None:
         if value is None:
             # It has no result to say so.
-            training = self.request.model.training
-            gpus = training.ranks if training.gpus_per_worker else 0
-            each.trial.set_user_attr("gpu_hours", (self.clock() - each.began) / 3600 * gpus)
+            each.trial.set_user_attr(_GPU_HOURS, self._gpu_hours(each))
         study.tell(each.trial, value, state=state)
         self.running.remove(each)
+
+    def _gpu_hours(self, each: _Running) -> float:
+        """What a trial without a result has taken, in earlier runs of the search, too."""
+        training = self.request.model.training
+        gpus = training.ranks if training.gpus_per_worker else 0
+        return each.taken + (self.clock() - each.began) / 3600 * gpus
 
     def _spent(self, study: "optuna.Study", began: float) -> str | None:
         """The budget that is used up; None while there is some left."""
         tune = self._tune
         if tune.hours is not None and self.clock() - began > tune.hours * 3600:
             return f"its {tune.hours:g} hours are over"
-        used = sum(float(trial.user_attrs.get("gpu_hours", 0.0)) for trial in study.trials)
+        # Those that run have taken some already: one trial alone may take them all.
+        taken = {each.trial.number: self._gpu_hours(each) for each in self.running}
+        taken = {trial.number: _noted(trial) for trial in study.trials} | taken
+        used = sum(taken.values())
         if tune.gpu_hours is not None and used >= tune.gpu_hours:
             return f"its {tune.gpu_hours:g} GPU-hours are used up"
         return None
@@ -233,7 +250,7 @@ class Search:
                 "value": trial.value if trial.state is TrialState.COMPLETE else None,
                 "params": _chosen(trial.params, self._tune.search),
                 "epochs": len(trial.intermediate_values),
-                "gpu_hours": round(float(trial.user_attrs.get("gpu_hours", 0.0)), 6),
+                "gpu_hours": round(_noted(trial), 6),
                 "mlflow_run_id": trial.user_attrs.get("mlflow_run_id", ""),
             }
             for trial in study.trials
@@ -246,6 +263,10 @@ class Search:
                 "no trial came to an end", where=study.study_name, remedy="give the search more hours, or GPU-hours"
             )
         return {"study": study.study_name, "best": study.best_trial.number, "trials": trials}
+
+
+def _noted(trial: "optuna.Trial | optuna.trial.FrozenTrial") -> float:
+    return float(trial.user_attrs.get(_GPU_HOURS, 0.0))
 
 
 def _begun(study: "optuna.Study") -> int:

@@ -55,7 +55,7 @@ class Tune(Frozen):
         metric: What is best: the lowest ``validation_loss``, or the highest ``validation_roc_auc``.
         prune: End a trial that is worse than the median of those before it at the same epoch.
         hours: Time that one run of the search may take; None is any.
-        gpu_hours: GPU-hours that all trials of the study may take; None is any.
+        gpu_hours: GPU-hours that all trials of the study may take, those that run included; None is any.
         use_best: Whether a training that is given no parameters takes those of the last study.
         seed: Of the search.
     """

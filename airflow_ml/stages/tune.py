@@ -3,11 +3,12 @@
 The search itself (`airflow_ml.compute.search`) runs where jobs are submitted from; this stage records its outcome.
 """
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
-from airflow_ml.lifecycle.errors import MissingResult, SpecError
+from airflow_ml.lifecycle.errors import AirflowMLError, MissingResult, SpecError
 from airflow_ml.lifecycle.requests import JobResult
 from airflow_ml.stages.base import Outcome, Stage
 from airflow_ml.stages.context import StageContext
@@ -50,6 +51,10 @@ class RecordStudy(Stage):
             run_id = tracking.start_run(ctx.platform, ctx.model.name, ctx.fingerprint, shown, tags)
             metric = ctx.model.tune.metric if ctx.model.tune else ""
             for trial in trials:
+                if trial["state"] == "pruned" and trial["mlflow_run_id"]:
+                    # Its job was ended before it could say so; whoever has removed the run misses nothing.
+                    with contextlib.suppress(AirflowMLError):
+                        tracking.end_run(ctx.platform, trial["mlflow_run_id"], "KILLED")
                 tracking.log_metrics(ctx.platform, run_id, {f"trial_{metric}": trial["value"]}, step=trial["number"])
             tracking.log_metrics(ctx.platform, run_id, {f"best_{metric}": best["value"]})
             tracking.log_artifacts(ctx.platform, run_id, ctx.files / "study.json")

@@ -84,7 +84,7 @@ class Agent:
         reader, writer = await asyncio.wait_for(asyncio.open_connection(self.host, self.port, limit=LONGEST), SILENCE_S)
         try:
             channel = await ask(reader, writer, self.world.key)
-            about = {"slots": self.world.slots, "address": self.world.address, "cores": cores()}
+            about = {"slots": self.world.slots, "cores": cores()}
             await channel.send({"hello": self.index, "age_s": time.monotonic() - self.since, **about})
         except BaseException:
             writer.close()

@@ -1,6 +1,8 @@
 """`FitContext`: what a ``fit`` function is given in each rank."""
 
+import io
 import os
+import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,13 +80,17 @@ class FitContext:
         self.checkpoints = Checkpoints(job.state, job.fingerprint)
 
     def seed_everything(self, epoch: int, step: int = 0) -> None:
-        """Seed torch for an epoch (0 for building the network), or for what follows a checkpoint inside of it.
+        """Seed torch, numpy and Python for an epoch (0 to build the network), or for what follows a checkpoint in it.
 
-        The stream depends on seed, epoch, step and rank only, so a resumed epoch draws what it would have drawn, and no
+        The streams depend on seed, epoch, step and rank only, so a resumed epoch draws what it would have drawn, and no
         generator's state has to be kept. Epoch 0 is the same on every rank: equal networks from the start.
         """
         words = [self.seed, epoch, self.rank if epoch else 0, *([step] if step else [])]
-        torch.manual_seed(int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1))
+        seed = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 1)
+        torch.manual_seed(seed)
+        # Of a user's own code: the generators that nobody has to be given.
+        random.seed(seed)
+        np.random.seed(seed & 0xFFFFFFFF)
 
     def batches(self, batch_size: int, epoch: int, step: int = 0) -> Iterator[Batch]:
         """This rank's part of each global batch of an epoch, on its device, without those of the first steps.
@@ -173,8 +179,7 @@ class FitContext:
     def restored(self) -> tuple[int, dict[str, Any]] | None:
         """Epoch and state of the newest checkpoint, the same on every rank, or None; restores the history too."""
         self.pulse.move()
-        found = self.checkpoints.newest() if self.rank == 0 else None
-        found = hvd.broadcast_object(found, root_rank=0, name="checkpoint")
+        found = _from_rank_0(self.checkpoints.newest() if self.rank == 0 else None)
         if found is None:
             return None
         epoch, kept = found
@@ -191,8 +196,25 @@ class FitContext:
             batch.categorical.to(self.device),
             batch.numeric.to(self.device),
             batch.labels.to(self.device),
+            batch.places.to(self.device),
             batch.global_rows,
         )
+
+
+def _from_rank_0(found: tuple[int, dict[str, Any]] | None) -> tuple[int, dict[str, Any]] | None:
+    """What rank 0 has found, read as a checkpoint is: Horovod's own way unpickles whatever the network sends."""
+    written = io.BytesIO()
+    if found is not None:
+        torch.save(found, written)
+    length = int(hvd.broadcast(torch.tensor([written.tell()]), root_rank=0, name="checkpoint.length").item())
+    if not length:
+        return None
+    if found is not None:
+        hvd.broadcast_(torch.frombuffer(written.getbuffer(), dtype=torch.uint8), root_rank=0, name="checkpoint")
+        return found
+    received = hvd.broadcast_(torch.empty(length, dtype=torch.uint8), root_rank=0, name="checkpoint")
+    epoch, kept = torch.load(io.BytesIO(received.numpy()), map_location="cpu", weights_only=True)
+    return epoch, kept
 
 
 def binned_auc(counts: torch.Tensor) -> float | None:

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -182,13 +182,18 @@ class _Lines:
 
 
 @contextlib.contextmanager
-def rendezvous(hosts: str, ranks: int, interface: str) -> Iterator[tuple[int, list[Any]]]:
+def rendezvous(
+    hosts: str, ranks: int, interface: str, known: Callable[[str], bool] = lambda address: True
+) -> Iterator[tuple[int, list[Any]]]:
     """Horovod's rendezvous server on a free port, and the slots of its ranks.
+
+    Its ranks cannot prove who they are: whoever may read and write what they tell each other is known by his address.
 
     Args:
         hosts: ``name:ranks`` of each host, separated by commas; Horovod uses the names as keys only.
         ranks: Of all hosts.
         interface: Address that the server listens at.
+        known: Whether somebody at an address is heard.
     """
     try:
         from horovod.runner.common.util.hosts import get_host_assignments, parse_hosts
@@ -197,8 +202,16 @@ def rendezvous(hosts: str, ranks: int, interface: str) -> Iterator[tuple[int, li
         raise TrainingFailed(
             "Horovod is not installed", where=sys.executable, remedy="run: python -m airflow_ml.training.horovod_wheel"
         ) from error
+
+    class Server(RendezvousHTTPServer):  # type: ignore[misc]
+        def verify_request(self, request: Any, client_address: tuple[str, int]) -> bool:
+            if known(client_address[0]):
+                return True
+            log.warning("refused a connection to the rendezvous from %s", client_address[0])
+            return False
+
     slots = get_host_assignments(parse_hosts(hosts), ranks)
-    server = RendezvousHTTPServer((interface, 0), RendezvousHandler, 0)
+    server = Server((interface, 0), RendezvousHandler, 0)
     server.daemon_threads = True
     server.init(slots)
     # Looks every so many seconds whether it should stop: what a training waits for at its end.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from airflow_ml.training.context import FitContext, one_logit_a_row
 from airflow_ml.training.exchange import Exchange, exchange_of
-from airflow_ml.training.network import TabularNetwork
+from airflow_ml.training.network import Dropout, TabularNetwork
 from airflow_ml.training.params import Params, parse
 from airflow_ml.training.stream import Batch
 
@@ -186,6 +186,7 @@ def epoch_of(
         The mean loss over all rows of all ranks, as it was while training.
     """
     network.train()
+    dropouts = [module for module in network.modules() if isinstance(module, Dropout)]
     steps = context.train.steps(params.batch_size)
     optimizer, reduced = exchange.optimizer, autocast(context.device, params.precision)
     total = torch.tensor([begun.loss if context.rank == 0 else 0.0], dtype=torch.float64)
@@ -196,6 +197,8 @@ def epoch_of(
         scale = exchange.scale(len(batch), batch.global_rows)
         of_batch = torch.zeros(1, dtype=torch.float64)
         for part in _parts(batch, params.backward_passes_per_step):
+            for layer, dropout in enumerate(dropouts):
+                dropout.draw((context.seed, epoch, number, layer), part.places)
             with reduced:
                 logits = network(part.categorical, part.numeric)
             logits = one_logit_a_row(logits if reduced is _FULL else logits.float(), len(part))
@@ -216,9 +219,9 @@ def _parts(batch: Batch, number: int) -> Iterator[Batch]:
     if number == 1:
         yield batch
         return
-    parts = (each.tensor_split(number) for each in (batch.categorical, batch.numeric, batch.labels))
-    for categorical, numeric, labels in zip(*parts, strict=True):
-        yield Batch(categorical, numeric, labels, batch.global_rows)
+    parts = (each.tensor_split(number) for each in (batch.categorical, batch.numeric, batch.labels, batch.places))
+    for categorical, numeric, labels, places in zip(*parts, strict=True):
+        yield Batch(categorical, numeric, labels, places, batch.global_rows)
 
 
 _FULL = contextlib.nullcontext()

@@ -20,7 +20,7 @@ class Pod:
 
     Attributes:
         index: Of the Job.
-        address: Its own.
+        address: From which it speaks.
         channel: To its agent.
         ready: Whether its ranks wait for a generation.
         spare: Whether it has warm ranks beside those of this generation.
@@ -84,10 +84,11 @@ class Muster:
             log.warning("refused a connection from %s: %s", writer.get_extra_info("peername"), error)
             writer.close()
             return
-        if hello is None or hello.get("slots") != self._world.slots:
+        peer = writer.get_extra_info("peername")
+        if hello is None or peer is None or hello.get("slots") != self._world.slots:
             writer.close()
             return
-        pod = Pod(int(hello["hello"]), str(hello["address"]), channel)
+        pod = Pod(int(hello["hello"]), str(peer[0]), channel)
         since = asyncio.get_running_loop().time() - float(hello["age_s"])
         self.meter.begin(channel, since, int(hello["cores"]), self._gpus)
         before = self.pods.get(pod.index)

@@ -10,6 +10,7 @@ Source: https://arxiv.org/abs/2203.05556 (piecewise linear encoding of numeric f
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -34,6 +35,54 @@ class QuantileBins(nn.Module):
     def forward(self, numeric: Tensor) -> Tensor:
         """[batch, numbers] → [batch, numbers · bins]."""
         return ((numeric.unsqueeze(2) - self.left) * self.factor).clamp(0.0, 1.0).flatten(1)
+
+
+class Dropout(nn.Module):
+    """Leaves units of a row out in training, by the seed, the step and the row's place in the batch.
+
+    So a step is the same on one rank and on eight, and a training whose ranks became fewer goes on as it would have.
+    Our loop draws before each forward pass; without that, this is torch's own.
+
+    Args:
+        share: Of units that are left out.
+    """
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self._drawn: tuple[int, Tensor] | None = None
+
+    def draw(self, words: Sequence[int], places: Tensor) -> None:
+        """Choose for the next forward pass.
+
+        Args:
+            words: Seed of the step and the layer.
+            places: int64 [rows], of each row in the global batch.
+        """
+        self._drawn = int(np.random.SeedSequence(words).generate_state(1, np.uint64)[0] >> 2), places
+
+    def forward(self, units: Tensor) -> Tensor:
+        """[rows, units] → the same, some of them 0, and the others larger in turn."""
+        if not self.training or not self.share:
+            return units
+        if self._drawn is None:
+            return nn.functional.dropout(units, self.share)
+        (word, places), self._drawn = self._drawn, None
+        # Products of random odd numbers, one a row and one a unit: evenly spread over int64, whose sums wrap around.
+        rows = _mixed(places * 2 + word) | 1
+        columns = _mixed(torch.arange(units.shape[1], device=units.device) * 2 + word + 1) | 1
+        kept = rows.unsqueeze(1) * columns >= int((self.share - 0.5) * 2**64)
+        return units * (kept / (1 - self.share)).to(units.dtype)
+
+
+def _mixed(numbers: Tensor) -> Tensor:
+    """Numbers without a pattern, from numbers with one.
+
+    Source: https://prng.di.unimi.it/splitmix64.c
+    """
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        numbers = (numbers ^ (numbers >> shift)) * (factor - 2**64)
+    return numbers ^ (numbers >> 31)
 
 
 class TabularNetwork(nn.Module):
@@ -68,7 +117,7 @@ class TabularNetwork(nn.Module):
             width += self.bins.left.numel()
         layers: list[nn.Module] = []
         for units in hidden:
-            layers += [nn.Linear(width, units), nn.ReLU(), nn.Dropout(dropout)]
+            layers += [nn.Linear(width, units), nn.ReLU(), Dropout(dropout)]
             width = units
         self.layers = nn.Sequential(*layers, nn.Linear(width, 1))
 

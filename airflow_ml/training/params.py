@@ -22,7 +22,7 @@ class Params(Frozen):
         hidden: Widths of the hidden layers.
         embedding: Widest embedding of a category; small vocabularies get narrower ones.
         bins: Quantile bins that a number is spread over before the first layer; 0 feeds the bare number.
-        dropout: Share of hidden units that a step leaves out.
+        dropout: Share of hidden units that a step leaves out, the same ones on however many ranks.
         weight_decay: Decoupled decay of weight matrices (AdamW).
         reduction: ``average`` makes each step one of the whole batch; ``adasum`` adds what ranks found in their own
             parts where it differs, which allows larger batches.

@@ -179,7 +179,9 @@ class Coordinator:
         """Start all ranks, and wait until they have ended, or one of their pods is lost."""
         loop = asyncio.get_running_loop()
         hosts = ",".join(f"pod-{index}:{self.world.slots}" for index in pods)
-        with rendezvous(hosts, len(pods) * self.world.slots, "0.0.0.0") as (port, slots):
+        # Its ranks come from where its agent, which has proven who it is, came from.
+        known = {self.world.address, *(pod.address for pod in pods.values())}
+        with rendezvous(hosts, len(pods) * self.world.slots, "0.0.0.0", known.__contains__) as (port, slots):
             by_pod: dict[int, list[dict[str, str]]] = {index: [] for index in pods}
             ranks: dict[int, Pod] = {}
             for slot in slots:

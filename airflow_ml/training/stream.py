@@ -37,12 +37,14 @@ class Batch:
         categorical: int64 [rows, categorical columns].
         numeric: float32 [rows, numeric columns].
         labels: float32 [rows], 0 or 1.
+        places: int64 [rows], of each row in the global batch.
         global_rows: Rows of the whole batch over all ranks.
     """
 
     categorical: torch.Tensor
     numeric: torch.Tensor
     labels: torch.Tensor
+    places: torch.Tensor
     global_rows: int
 
     def __len__(self) -> int:
@@ -167,15 +169,18 @@ class Split:
         for start in range(at, self.total, batch_size):
             stop = min(start + batch_size, self.total)
             parts: list[Rows] = []
+            places: list[Array] = []
             while at < stop:
                 if at == window.first + window.rows:
                     window, rows = next(coming)
                     mine = self._places(window, seed, epoch)
                 until = min(stop, window.first + window.rows)
                 chosen = mine[at - window.first : until - window.first]
-                parts.append(rows.take(torch.from_numpy(chosen[chosen >= 0])))
+                found = np.flatnonzero(chosen >= 0)
+                parts.append(rows.take(torch.from_numpy(chosen[found])))
+                places.append(found + at - start)
                 at = until
-            yield _batch(Rows.joined(parts), stop - start)
+            yield _batch(Rows.joined(parts), torch.from_numpy(np.concatenate(places)), stop - start)
 
     def in_order(self, batch_size: int) -> Iterator[Batch]:
         """This rank's rows in the order of the split; the number of batches differs between ranks."""
@@ -185,10 +190,10 @@ class Split:
             whole = Rows.joined(pending)
             full = len(whole) // batch_size * batch_size
             for start in range(0, full, batch_size):
-                yield _batch(whole.take(torch.arange(start, start + batch_size)), batch_size)
+                yield _batch(whole.take(torch.arange(start, start + batch_size)), torch.arange(batch_size), batch_size)
             pending = [whole.take(torch.arange(full, len(whole)))]
         if pending and len(pending[0]):
-            yield _batch(pending[0], len(pending[0]))
+            yield _batch(pending[0], torch.arange(len(pending[0])), len(pending[0]))
 
     def sample(self, rows: int, seed: int) -> torch.Tensor:
         """Numeric inputs of this rank's rows in a sample of the split, or of a window of it, drawn by the seed.
@@ -242,5 +247,5 @@ class Split:
                 yield coming.result()
 
 
-def _batch(rows: Rows, global_rows: int) -> Batch:
-    return Batch(rows.categorical.long(), rows.numeric, rows.labels, global_rows)
+def _batch(rows: Rows, places: torch.Tensor, global_rows: int) -> Batch:
+    return Batch(rows.categorical.long(), rows.numeric, rows.labels, places, global_rows)

@@ -1,16 +1,17 @@
-"""A search on a real cluster: two trials side by side, each a job of one pod, whose checkpoints lie in a bucket."""
+"""Searches on a real cluster: trials side by side, with checkpoints in a bucket; one killed, and one that is worse."""
 
 import os
 from datetime import datetime
 from pathlib import Path
 
 import optuna
+import pytest
 
 from airflow_ml.compute.kubernetes.pods import KubernetesPods
 from airflow_ml.compute.search import Search
 from airflow_ml.registry.client import client_of
 from airflow_ml.spec import Tune, between
-from tests.support.kube_cluster import real_compute
+from tests.support.kube_cluster import real_compute, until
 from tests.support.s3 import BUCKET, s3_server
 from tests.unit.training.conftest import model
 
@@ -56,6 +57,43 @@ def test_two_trials_are_jobs_that_run_at_the_same_time_and_report_to_one_study(
     kept = [Path(each["Key"]) for each in listed if each["Size"]]
     assert [path.name for path in kept] == ["epoch-00002.pt", "epoch-00003.pt"] * 2
     assert len({path.parent for path in kept}) == 2
+
+
+def test_a_search_that_was_killed_goes_on_with_its_jobs_and_one_that_is_worse_leaves_none(
+    api, cluster, fake_of, make_request, base
+):
+    class Killed(BaseException):
+        pass
+
+    def searching():
+        tune = Tune(trials=5, parallel=4, search={"worse": between(0, 1)})
+        request = make_request(base, "tune", model(tune=tune, workers=1))
+        return Search(request, fake_of(api), {}, told.append)
+
+    def jobs():
+        return {job["metadata"]["labels"]["map_index"]: job["metadata"]["uid"] for job in cluster.jobs()}
+
+    def dies(*_):
+        until(lambda: [pod["status"]["phase"] for pod in cluster.pods()] == ["Running"] * 4)
+        raise Killed
+
+    told: list[str] = []
+    first = searching()
+    study = first._study()
+    for worse in (0, 0, 0, 0, 1):
+        study.enqueue_trial({"worse": worse})
+    # After kill -9 nobody ends anything.
+    first.compute.pause, first.compute.cancel = dies, lambda *_, **__: None
+    with pytest.raises(Killed):
+        first.run()
+    begun = jobs()
+    assert begun.keys() == {"0", "1", "2", "3"}
+
+    found = searching().run()
+    assert [trial["state"] for trial in found["trials"]] == ["complete"] * 4 + ["pruned"], told
+    # The same jobs, each of one pod, and none of the trial that would still run.
+    assert jobs() == begun
+    assert [pod["status"]["phase"] for pod in cluster.pods()] == ["Succeeded"] * 4
 
 
 def _ran(pod) -> tuple[datetime, datetime]:

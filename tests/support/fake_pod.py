@@ -3,6 +3,7 @@
 {"do": "succeed" | "fail" | "exit" | "sleep" | "eat", "pod": index of the pod that does it; the others sleep}
 Pod 0 is the one that runs the request: where a coordinator does, the first that trains is pod 1.
 {"stand_in": folder of the result}: the steps of a training, without its imports
+{"training": {"worse": 0 | 1}}: a trial of a search, which reports and ends, or reports worse and does not end
 """
 
 import json
@@ -39,6 +40,7 @@ def train(folder):
 signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 request = json.loads(Path("/etc/airflow-ml/request/request.json").read_text())
 params = request["params"]
+facts = {}
 index = int(os.environ["JOB_COMPLETION_INDEX"])
 if os.environ.get("AIRFLOW_ML_INDEX", "coordinator") != "coordinator":
     index += 1
@@ -59,11 +61,17 @@ if action == "eat":
 if action == "exit":
     print("the last words", flush=True)
     os._exit(params["code"])
+if "worse" in params.get("training", {}):
+    worse = params["training"]["worse"]
+    for epoch in range(1, 4 + 600 * worse):
+        print(f"INFO report {json.dumps({'epoch': epoch, 'validation_loss': 0.5 + worse})}", flush=True)
+        time.sleep(1)
+    facts["metrics"] = {"best_validation_loss": 0.5}
 answer = folder / ".response"
 if action == "fail":
     answer.write_text(json.dumps({"error": params["error"], "what": "no good", "where": "row 3", "remedy": "mend it"}))
 else:
     shown = {name: os.environ.get(name) for name in params.get("show", [])}
-    answer.write_text(json.dumps(result_of(request, folder / "result.json", summary=shown)))
+    answer.write_text(json.dumps(result_of(request, folder / "result.json", summary=shown, **facts)))
 answer.rename(folder / "response.json")
 sys.exit(1 if action == "fail" else 0)

@@ -19,6 +19,7 @@ def main(request_path: Path, response_path: Path) -> None:
         return
     if "sleep_s" in params:
         time.sleep(0.2)
+    print(f"INFO MLflow run run-{number}", flush=True)
     worse = params.get("worse", 0)
     loss = params.get("learning_rate", 0.5) + worse
     for epoch in range(1, 31 if worse else 3):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_ml import Platform, Tune, between, one_of
+from airflow_ml import Horovod, Platform, Tune, between, one_of
 from airflow_ml.compute import LocalProcess
 from airflow_ml.compute.search import STUDIES, Search
 from airflow_ml.lifecycle.errors import JobFailed, SpecError, TrainingFailed
@@ -28,10 +28,10 @@ def searching(tmp_path, monkeypatch):
     monkeypatch.setenv("TRIALS", str(tmp_path / "trials"))
     (tmp_path / "trials").mkdir()
 
-    def make(secrets=None, clock=None, **tune):
+    def make(secrets=None, clock=None, training=None, **tune):
         request = JobRequest(
             stage="tune",
-            model=small_model(tune=Tune(**{"search": SEARCH, **tune})),
+            model=small_model(tune=Tune(**{"search": SEARCH, **tune}), **({"training": training} if training else {})),
             platform=Platform(base=str(tmp_path / "base")),
             window=WINDOW,
             inputs={"training_set": str(made)},
@@ -112,6 +112,7 @@ def test_a_trial_that_is_worse_than_most_is_ended_early(searching):
     search = searching(trials=5, search={"worse": between(0, 1)})
     pruned = search.run()["trials"][4]
     assert pruned["state"] == "pruned"
+    assert pruned["mlflow_run_id"] == "run-4"
     # It would have reported thirty epochs.
     assert 1 <= pruned["epochs"] < 30
     assert search.told[-1] == "trial 4 is worse than most: ended"
@@ -132,6 +133,22 @@ def test_a_budget_of_gpu_hours_counts_what_trials_took(searching):
     # Each says that it took 0.4.
     assert [trial["gpu_hours"] for trial in found["trials"]] == [0.4] * 3
     assert search.told[-1] == "the search ends: its 1 GPU-hours are used up"
+
+
+def test_a_budget_of_gpu_hours_ends_a_trial_that_takes_too_long(searching):
+    told = {"trials": 9, "gpu_hours": 30.0, "prune": False, "search": {"sleep_s": between(0.0, 0.001)}}
+    training = Horovod(workers=2, gpus_per_worker=2)
+    # Each look at the clock is ten hours later, and a trial has four GPUs.
+    search = searching(clock=itertools.count(step=36_000).__next__, training=training, **told)
+    with pytest.raises(TrainingFailed, match="no trial came to an end"):
+        search.run()
+    assert search.told[-1] == "the search ends: its 30 GPU-hours are used up"
+    assert search.running == []
+    # What it has taken is not given a second time.
+    again = searching(training=training, **told)
+    with pytest.raises(TrainingFailed, match="no trial came to an end"):
+        again.run()
+    assert len(searching.begun()) <= 1
 
 
 def test_a_declaration_that_no_trial_survives_is_the_error(searching):

@@ -1,13 +1,17 @@
 """What ranks exchange, seen on the wire and in what is learnt: one start of two ranks tries nearly all of it."""
 
 import json
+import random
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from airflow_ml.spec import Horovod
 from airflow_ml.training import model_files
+from airflow_ml.training.context import FitContext
 from airflow_ml.training.launch import launch
 from tests.unit.training.conftest import training_job
 from tests.unit.training.user_fits import OTHER_SEED
@@ -90,6 +94,19 @@ def test_a_network_of_ones_own_with_declared_fusion_cycle_time_and_seed(tried, j
     assert "MEMCPY_IN_FUSION_BUFFER" not in activities
     with pytest.raises(ValueError, match="cycle_time_ms"):
         Horovod(cycle_time_ms=0)
+
+
+def test_torch_numpy_and_python_draw_the_same_again_after_a_checkpoint():
+    def drawn(seed, rank, *at):
+        FitContext.seed_everything(SimpleNamespace(seed=seed, rank=rank), *at)
+        return float(torch.rand(1)), float(np.random.rand()), random.random()
+
+    once = drawn(1, 0, 2, 40)
+    assert drawn(1, 0, 2, 40) == once
+    for other in ((2, 0, 2, 40), (1, 1, 2, 40), (1, 0, 3, 40), (1, 0, 2, 80)):
+        assert not set(drawn(*other)) & set(once)
+    # Networks are built the same on every rank.
+    assert drawn(1, 0, 0) == drawn(1, 1, 0)
 
 
 def test_gradients_of_a_step_are_one_message_unless_fusion_is_declared(tried):

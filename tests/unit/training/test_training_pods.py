@@ -1,6 +1,7 @@
 """The coordinator and its agents, with processes of this machine in the place of pods."""
 
 import contextlib
+import http.client
 import json
 import logging
 import os
@@ -217,13 +218,35 @@ RAISES = {"fit": "tests.unit.training.user_fits:fails_at", "params": {"step": 3,
 
 def test_a_rank_of_another_pod_fails_with_its_words(job, pods):
     pods.start()
-    events = []
+    events, heard = [], {}
+
+    def try_to_meddle(event):
+        events.append(event)
+        if event["event"] == "started":
+            heard.update({address: _rendezvous_hears(address, pods.port) for address in ("127.0.0.1", "127.0.0.2")})
+
     with pytest.raises(TrainingFailed) as caught:
-        launch_on_pods(job(workers=2, **RAISES), pods.world, events.append)
+        launch_on_pods(job(workers=2, **RAISES), pods.world, try_to_meddle)
+    # Where a pod is, others may not read or write what the ranks tell each other.
+    assert heard == {"127.0.0.1": True, "127.0.0.2": False}
     assert "rank 1 of 2 failed: ValueError: what nobody can train on" in caught.value.what
     assert "in fails_at" in caught.value.what
     assert caught.value.where == "pod 1"
     assert [event["event"] for event in events].count("started") == 1
+
+
+def _rendezvous_hears(address, coordinator):
+    """Whether Horovod's own server in this process answers who comes from an address."""
+    listening = [each.laddr.port for each in psutil.Process().net_connections("tcp") if each.status == "LISTEN"]
+    (port,) = set(listening) - {coordinator}
+    asking = http.client.HTTPConnection("127.0.0.1", port, timeout=10, source_address=(address, 0))
+    try:
+        asking.request("PUT", "/global/address", body=b"mine")
+        return asking.getresponse().status == 200
+    except (ConnectionError, http.client.HTTPException):
+        return False
+    finally:
+        asking.close()
 
 
 def test_a_rank_that_is_killed_in_a_pod_that_is_well_is_the_error(job, pods):

@@ -55,8 +55,9 @@ def ranks_of(process: psutil.Process) -> list[psutil.Process]:
 
 
 def test_one_rank_and_two_agree_after_a_step(job: Job):
-    # One step: the whole split is one global batch.
-    jobs = [job(f"w{n}", workers=n, params={"epochs": 1, "batch_size": 4200, "warmup_epochs": 0}) for n in (1, 2)]
+    # One step: the whole split is one global batch. What dropout leaves out is the same, too.
+    params = {"epochs": 1, "batch_size": 4200, "warmup_epochs": 0, "dropout": 0.3}
+    jobs = [job(f"w{n}", workers=n, params=params) for n in (1, 2)]
     events: list[dict] = []
     for each in jobs:
         run(each, events.append)

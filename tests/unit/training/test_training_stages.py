@@ -296,10 +296,13 @@ def test_a_study_is_recorded_and_trainings_use_its_best(make_request: Requests, 
             [("complete", 0.6, 0.01), ("complete", 0.5, 0.05), ("pruned", None, 0.1)]
         )
     ]
+    # Nobody who was ended has said so; of the others, nobody knows here.
+    ended = trials[2]["mlflow_run_id"] = tracking.start_run(searching.platform, "toy", "of the trial that was ended")
     study = {"study": "toy-1", "best": 1, "trials": trials}
     result = execute(make_request(tmp_path, "tune", tuned, params={"study": study}))
     assert result.summary["best_params"] == {"learning_rate": 0.05}
     assert result.summary["trials"] == {"complete": 2, "pruned": 1}
+    assert client_of(searching.platform).get_run(ended).info.status == "KILLED"
     shown = client_of(searching.platform).get_metric_history(result.summary["mlflow_run_id"], "trial_validation_loss")
     assert [(metric.step, metric.value) for metric in shown] == [(0, 0.6), (1, 0.5)]
     named = searching.model_copy(update={"inputs": {**searching.inputs, "tune": result.uri}})
