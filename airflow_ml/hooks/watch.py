@@ -1,6 +1,6 @@
 """One watch of a namespace's jobs and pods, which all triggers of a triggerer share: a list, and then what changes.
 
-Thousands of jobs that wait cost what two connections cost. Objects are cut to what is looked at before they are kept.
+Thousands of jobs that wait cost what two connections cost; a third one hears what Kueue says of them, where it does.
 A watch that ends (a time-out, a server that restarts, a version that is too old, a token that has run out) is begun
 anew from a list; who waits learns nothing of it but that the server is away.
 
@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -20,12 +20,30 @@ from airflow_ml.compute.kubernetes.api import ApiError, path_of, refused
 from airflow_ml.compute.kubernetes.facts import name_of
 from airflow_ml.compute.kubernetes.names import MANAGED, PART_OF, REQUEST, WORKERS, Engine
 from airflow_ml.compute.kubernetes.objects import annotation, owns
+from airflow_ml.compute.kubernetes.queues import GROUP_PATH, JOB_UID, version_of
+from airflow_ml.hooks.cutting import cut_job, cut_pod, cut_workload
 
 log = logging.getLogger(__name__)
 
 Object = dict[str, Any]
-Take = Callable[[Object, bool], None]
-"""Keeps an object, or forgets one that was deleted."""
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Objects of a kind that are kept as they are now.
+
+    Attributes:
+        path: Finds where they are.
+        selector: Of their labels.
+        take: Keeps an object, or forgets one that was deleted.
+        known: Those that are kept.
+    """
+
+    path: Callable[[], Awaitable[str]]
+    selector: str
+    take: Callable[[Object, bool], None]
+    known: Callable[[], list[Object]]
+
 
 _HOOKS = "airflow.providers.cncf.kubernetes.hooks.kubernetes"
 _PAGE = 250
@@ -150,6 +168,7 @@ class JobWatch:
         conn_id: Connection of type ``kubernetes``.
         namespace: Of the jobs.
         engine: Kind of the jobs.
+        queued: Whether they wait in a queue first.
 
     Attributes:
         away: Why the API server cannot be asked at the moment; None when it can.
@@ -158,27 +177,29 @@ class JobWatch:
 
     _shared: ClassVar[dict[tuple[Any, ...], "JobWatch"]] = {}
 
-    def __init__(self, conn_id: str, namespace: str, engine: Engine) -> None:
+    def __init__(self, conn_id: str, namespace: str, engine: Engine, queued: bool) -> None:
         self.api = AsyncApi(conn_id)
         self.namespace = namespace
         self.engine = engine
+        self.queued = queued
         self.away: ApiError | None = None
         self.broken: Exception | None = None
         self.listed = asyncio.Event()
         self._jobs: dict[str, Object] = {}
         self._pods: dict[str, dict[str, Object]] = {}
+        self._workloads: dict[str, Object] = {}
         self._waiting: dict[str, set[asyncio.Event]] = {}
         self._tasks: list[asyncio.Task[None]] = []
         self._users = 0
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def shared(cls, conn_id: str, namespace: str, engine: Engine) -> "AsyncIterator[JobWatch]":
+    async def shared(cls, conn_id: str, namespace: str, engine: Engine, queued: bool) -> "AsyncIterator[JobWatch]":
         """The watch of this event loop; it ends with the last one who uses it."""
-        key = (asyncio.get_running_loop(), conn_id, namespace, engine)
+        key = (asyncio.get_running_loop(), conn_id, namespace, engine, queued)
         watch = cls._shared.get(key)
         if watch is None:
-            watch = cls._shared[key] = cls(conn_id, namespace, engine)
+            watch = cls._shared[key] = cls(conn_id, namespace, engine, queued)
             watch._start()
         watch._users += 1
         try:
@@ -211,18 +232,33 @@ class JobWatch:
         found = self._jobs.get(annotation(job, WORKERS) or "")
         return found if found is not None and owns(job, found) else None
 
+    def workload(self, job: Object) -> Object | None:
+        """What Kueue says of a job, or of its workers."""
+        return self._workloads.get(job["metadata"]["uid"])
+
     def pods(self, name: str, folder: str) -> list[Object]:
         """Pods of the job that answers into a folder, and of its workers; another one may have had its name before."""
         return [pod for pod in self._pods.get(name, {}).values() if annotation(pod, REQUEST) == folder]
 
     def _start(self) -> None:
         ours = ",".join([*(f"{name}={value}" for name, value in MANAGED.items()), PART_OF])
-        jobs = path_of(self.engine.version, self.engine.kind, self.namespace)
-        pods = path_of("v1", "Pod", self.namespace)
-        self._tasks = [
-            asyncio.create_task(self._keep(jobs, ours, self._take_job)),
-            asyncio.create_task(self._keep(pods, ours, self._take_pod)),
+
+        async def jobs() -> str:
+            return path_of(self.engine.version, self.engine.kind, self.namespace)
+
+        async def pods() -> str:
+            return path_of("v1", "Pod", self.namespace)
+
+        async def workloads() -> str:
+            return path_of(version_of(await self.api.get(GROUP_PATH)), "Workload", self.namespace)
+
+        kept = [
+            Kept(jobs, ours, self._take_job, lambda: [*self._jobs.values()]),
+            Kept(pods, ours, self._take_pod, lambda: [pod for pods in self._pods.values() for pod in pods.values()]),
         ]
+        if self.queued:
+            kept.append(Kept(workloads, JOB_UID, self._take_workload, lambda: [*self._workloads.values()]))
+        self._tasks = [asyncio.create_task(self._keep(each)) for each in kept]
 
     async def _end(self) -> None:
         for task in self._tasks:
@@ -230,19 +266,20 @@ class JobWatch:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.api.close()
 
-    async def _keep(self, path: str, selector: str, take: Take) -> None:
+    async def _keep(self, kept: Kept) -> None:
         """List and watch, for ever."""
         failures = 0
         version: str | None = None
         while True:
             try:
+                path = await kept.path()
                 if version is None:
-                    version = await self._list(path, selector, take)
-                async for kind, item in self._watch(path, selector, version):
+                    version = await self._list(path, kept)
+                async for kind, item in self._watch(path, kept.selector, version):
                     failures = 0
                     version = item["metadata"]["resourceVersion"]
                     if kind != "BOOKMARK":
-                        take(item, kind == "DELETED")
+                        kept.take(item, kind == "DELETED")
             except ApiError as error:
                 if self.away is None or self.away.status != error.status:
                     log.info("namespace %s is watched anew after status %d %s", self.namespace, error.status, error)
@@ -261,34 +298,25 @@ class JobWatch:
                 self._tell_all()
                 return
 
-    async def _list(self, path: str, selector: str, take: Take) -> str:
-        query: dict[str, Any] = {"labelSelector": selector, "limit": _PAGE}
+    async def _list(self, path: str, kept: Kept) -> str:
+        query: dict[str, Any] = {"labelSelector": kept.selector, "limit": _PAGE}
         seen: set[str] = set()
         while True:
             page = await self.api.get(path, query)
             for item in page["items"] or ():
                 seen.add(name_of(item))
-                take(item, False)
+                kept.take(item, False)
             # Others have their turn between two pages.
             await asyncio.sleep(0)
             if not page["metadata"].get("continue"):
                 break
             query["continue"] = page["metadata"]["continue"]
-        self._forget_but(seen, take)
-        return str(page["metadata"]["resourceVersion"])
-
-    def _forget_but(self, seen: set[str], take: Take) -> None:
-        """Take those for deleted that a list no longer has."""
-        known = (
-            list(self._jobs.values())
-            if take == self._take_job
-            else [pod for pods in self._pods.values() for pod in pods.values()]
-        )
-        for item in known:
+        for item in kept.known():
             if name_of(item) not in seen:
-                take(item, True)
-        if take == self._take_job:
+                kept.take(item, True)
+        if kept.take == self._take_job:
             self.listed.set()
+        return str(page["metadata"]["resourceVersion"])
 
     async def _watch(self, path: str, selector: str, version: str) -> AsyncIterator[tuple[str, Object]]:
         import aiohttp
@@ -324,7 +352,7 @@ class JobWatch:
         if deleted:
             self._jobs.pop(name, None)
         else:
-            self._jobs[name] = _cut_job(item)
+            self._jobs[name] = cut_job(item)
         self._tell(item["metadata"]["labels"][PART_OF])
 
     def _take_pod(self, item: Object, deleted: bool) -> None:
@@ -335,8 +363,19 @@ class JobWatch:
             if not pods:
                 self._pods.pop(job, None)
         else:
-            self._pods.setdefault(job, {})[name_of(item)] = _cut_pod(item)
+            self._pods.setdefault(job, {})[name_of(item)] = cut_pod(item)
         self._tell(job)
+
+    def _take_workload(self, item: Object, deleted: bool) -> None:
+        uid = item["metadata"]["labels"][JOB_UID]
+        if deleted:
+            self._workloads.pop(uid, None)
+        else:
+            self._workloads[uid] = cut_workload(item)
+        for owner in item["metadata"].get("ownerReferences") or ():
+            job = self._jobs.get(owner["name"])
+            if job is not None and owner["uid"] == uid:
+                self._tell(job["metadata"]["labels"][PART_OF])
 
     def _answered(self) -> None:
         if self.away is not None:
@@ -358,24 +397,3 @@ def _parsed(line: bytes, path: str) -> Object:
     except ValueError as error:
         raise ApiError(0, "NoAnswer", "what it says is no JSON", f"GET {path}") from error
     return event
-
-
-def _cut(metadata: Object, names: tuple[str, ...]) -> Object:
-    return {name: metadata[name] for name in names if name in metadata}
-
-
-def _cut_job(item: Object) -> Object:
-    """What `observe` and an owner look at; templates of thousands of jobs would fill the memory."""
-    return {
-        "metadata": _cut(item["metadata"], _JOB_METADATA),
-        "status": item.get("status", {}),
-    }
-
-
-def _cut_pod(item: Object) -> Object:
-    metadata = _cut(item["metadata"], ("name", "uid", "labels", "annotations", "creationTimestamp"))
-    return {"metadata": metadata, "status": _cut(item.get("status", {}), _POD_STATUS)}
-
-
-_JOB_METADATA = ("name", "uid", "labels", "annotations", "deletionTimestamp", "ownerReferences")
-_POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses")

@@ -93,7 +93,8 @@ class KubernetesCompute(Frozen):
             selector, tolerations, priority class, service account and pull secrets are said here.
         engine: ``job``, an Indexed Job, needs nothing but Kubernetes. ``mpijob`` hands a training to Kubeflow's MPI
             operator, for clusters that account for training by it; other stages are Jobs all the same.
-        queue: Local queue of Kueue, which admits all pods of a job or none.
+        queue: Local queue of Kueue, which admits all pods of a job or none. What a job waits for there is told in the
+            task's log, and is no part of ``start_timeout_s``; one that Kueue suspends for another is waited for.
         pod_group: Whether the scheduler plugins' coscheduling places the pods, all or none.
         max_gpus: GPUs that one job may ask for; more are refused before anything is submitted.
         shm: Size of ``/dev/shm``, which is memory of the pod.

@@ -66,7 +66,8 @@ class JobTrigger(BaseTrigger):
         handle, spec = Handle.model_validate(self.handle), KubernetesCompute.model_validate(self.compute)
         try:
             passwords = [(await BaseHook.aget_connection(name)).password or "" for name in self.secrets]
-            async with JobWatch.shared(spec.conn_id, spec.namespace, engine_of_kind(_ref(handle).kind)) as watch:
+            engine, queued = engine_of_kind(_ref(handle).kind), spec.queue is not None
+            async with JobWatch.shared(spec.conn_id, spec.namespace, engine, queued) as watch:
                 yield self._event(await self._follow(watch, handle, spec, passwords))
         except AirflowMLError as error:
             yield self._event({"status": "error", **error.to_dict()})
@@ -124,10 +125,11 @@ class JobTrigger(BaseTrigger):
         pods = watch.pods(ref.name, handle.folder)
         workers = watch.workers(job) if job is not None else None
         response = await asyncio.to_thread(read_response, handle.folder) if may_have_ended(job) else None
-        found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran)
+        workload = watch.workload(workers or job) if job is not None else None
+        found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran, workload)
         self._ran = found.ran
         ended = found.state.phase is Phase.ENDED
-        for line in self._told.news(found.facts):
+        for line in self._told.news(found):
             self._tell(line, passwords)
         if ended or now - self._log_read >= self.tell_s:
             self._log_read = now

@@ -41,9 +41,9 @@ signal.signal(signal.SIGTERM, lambda *_: os._exit(143))
 request = json.loads(Path("/etc/airflow-ml/request/request.json").read_text())
 params = request["params"]
 facts = {}
-index = int(os.environ["JOB_COMPLETION_INDEX"])
-if os.environ.get("AIRFLOW_ML_INDEX", "coordinator") != "coordinator":
-    index += 1
+# In an MPIJob a pod has no index of a Job.
+told = os.environ.get("AIRFLOW_ML_INDEX") or os.environ["JOB_COMPLETION_INDEX"]
+index = 0 if told == "coordinator" else int(told) + ("AIRFLOW_ML_INDEX" in os.environ)
 folder = Path(os.environ["AIRFLOW_ML_FOLDER"])
 action = params.get("do", "succeed") if index == params.get("pod", 0) else "sleep"
 for line in params.get("lines", []):

@@ -171,6 +171,8 @@ PLURALS: dict[str, str] = {
     "Service": "services",
     "NetworkPolicy": "networkpolicies",
     "PodGroup": "podgroups",
+    "LocalQueue": "localqueues",
+    "Workload": "workloads",
 }
 
 

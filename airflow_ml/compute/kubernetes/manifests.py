@@ -32,13 +32,13 @@ from airflow_ml.compute.kubernetes.names import (
     task_labels,
 )
 from airflow_ml.compute.kubernetes.podspec import Role, Shape, pod, shape_of
+from airflow_ml.compute.kubernetes.queues import NO_QUEUE, QUEUE
 from airflow_ml.compute.kubernetes.templates import BASE, Object, check
 from airflow_ml.lifecycle.errors import SpecError
 from airflow_ml.lifecycle.protocol import BROKEN, FAILED, GAVE_UP
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute
 
-QUEUE = "kueue.x-k8s.io/queue-name"
 _BACKOFF_LIMIT = 6
 _LARGEST_REQUEST = 1_000_000
 """Bytes; Kubernetes refuses a ConfigMap of more than a MiB."""
@@ -112,6 +112,9 @@ def manifests(
         job = _indexed_job(metadata, template("coordinator"), 1, compute, timeout_s)
     else:
         job = _indexed_job(metadata, template("peer"), shape.pods, compute, timeout_s)
+    if compute.queue and WORKERS not in metadata["annotations"]:
+        # One without a label would be taken by the namespace's default queue, where it has one, before it is complete.
+        job = {**job, "metadata": {**metadata, "labels": {**labels, QUEUE: NO_QUEUE}}}
     others = [
         _request(request, names, metadata),
         _secret(names.key, {"key": key}, metadata),

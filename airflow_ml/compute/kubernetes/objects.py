@@ -6,6 +6,7 @@ from typing import Any
 
 from airflow_ml.compute.kubernetes.api import METADATA, Api, ApiError, path_of
 from airflow_ml.compute.kubernetes.names import JOB, MANAGED, PART_OF, REQUEST, WORKERS, Engine, engine_of_kind
+from airflow_ml.compute.kubernetes.queues import GROUP_PATH, JOB_UID, queue_of, version_of
 from airflow_ml.lifecycle.errors import ClusterError
 
 Object = dict[str, Any]
@@ -26,6 +27,7 @@ class Objects:
     def __init__(self, api: Api, namespace: str) -> None:
         self._api = api
         self._namespace = namespace
+        self._kueue = ""
 
     def job(self, engine: Engine, name: str, uid: str | None = None) -> Object | None:
         """A job; None when it is not there, or another one has its name."""
@@ -49,6 +51,20 @@ class Objects:
         found: list[Object] = self._api.call("GET", path_of("v1", "Pod", self._namespace), query)["items"] or []
         # Of this job, and not of one that had its name before.
         return [pod for pod in found if annotation(pod, REQUEST) == annotation(job, REQUEST)]
+
+    def workload(self, job: Object) -> Object | None:
+        """What Kueue says of a job, or of its workers; None when it says nothing, or not to us."""
+        if queue_of(job) is None:
+            return None
+        query = {"labelSelector": f"{JOB_UID}={job['metadata']['uid']}"}
+        try:
+            self._kueue = self._kueue or version_of(self._api.call("GET", GROUP_PATH))
+            found = self._api.call("GET", path_of(self._kueue, "Workload", self._namespace), query)["items"]
+        except ApiError as error:
+            if error.status in (403, 404):
+                return None
+            raise
+        return found[0] if found else None
 
     def submitted(self, engine: Engine) -> list[Object]:
         """Names and notes of all jobs of ours, without those that go with another one."""

@@ -12,6 +12,7 @@ from typing import Any
 from airflow_ml.compute.base import JobState, Phase
 from airflow_ml.compute.kubernetes.facts import REMEDIES, Fact, facts_of, main_pod, name_of, started
 from airflow_ml.compute.kubernetes.names import FEWEST
+from airflow_ml.compute.kubernetes.queues import waits
 from airflow_ml.lifecycle.errors import AirflowMLError
 from airflow_ml.lifecycle.requests import JobResult
 
@@ -34,12 +35,14 @@ class Observation:
         facts: Of its pods.
         to_end: Whether it still runs and is to be ended: it has not started in time, or its memory is too small.
         ran: Whether as many of its pods as it needs have run: those that are missing now are replaced.
+        queued: What it waits for in its queue; None when it does not.
     """
 
     state: JobState
     facts: tuple[Fact, ...] = ()
     to_end: bool = False
     ran: bool = False
+    queued: str | None = None
 
 
 def observe(
@@ -50,6 +53,7 @@ def observe(
     start_timeout_s: float,
     workers: Object | None = None,
     ran: bool = False,
+    workload: Object | None = None,
 ) -> Observation:
     """How far a job is.
 
@@ -61,6 +65,7 @@ def observe(
         start_timeout_s: A job whose pods do not all run by then is late.
         workers: The Job of those that train, where they have one.
         ran: What the last look said of it: Kubernetes does not count the pods that were evicted.
+        workload: What a queue says of the job, or of the workers.
     """
     facts = tuple(fact for pod in sorted(pods, key=name_of) for fact in facts_of(pod))
     if job is None:
@@ -81,8 +86,12 @@ def observe(
     given_up = _given_up(workers, now)
     if given_up is not None:
         return Observation(_ended(given_up, facts, response), facts, to_end=True)
+    counted = workers or job
+    if held(counted):
+        # By its queue, before it starts or for one that has precedence: it will have its time to start anew.
+        return Observation(JobState(Phase.RUNNING), facts, queued=waits(counted, workload))
     ran = ran or _run(job, pods)
-    if not ran and _late(job, workers or job, now, start_timeout_s):
+    if not ran and _late(job, counted, now, start_timeout_s):
         waiting = [fact for fact in facts if not fact.final]
         why = "; ".join(map(str, waiting)) or "Kubernetes does not say why"
         detail = f"not all of its pods ran within {start_timeout_s:.0f} s: {why}"
@@ -94,6 +103,11 @@ def observe(
 def may_have_ended(job: Object | None) -> bool:
     """Whether the answer is worth reading: a job that runs or waits has none that counts."""
     return job is None or not _conditions(job).keys().isdisjoint((*_FAILED, *_SUCCEEDED))
+
+
+def held(job: Object) -> bool:
+    """Whether a job is suspended, so that it has no pods."""
+    return "Suspended" in _conditions(job)
 
 
 def failed(job: Object) -> Object | None:
@@ -132,16 +146,18 @@ def _given_up(workers: Object | None, now: float) -> Object | None:
 
 def _run(job: Object, pods: Sequence[Object]) -> bool:
     """Whether as many pods as are needed run; more workers than that make up for no coordinator."""
-    first = main_pod(pods)
+    # Not those that are on their way out: a job that its queue has let go again may have some of before.
+    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    first = main_pod(staying)
     needed = int((job["metadata"].get("annotations") or {}).get(FEWEST, 1))
-    return first is not None and started(first) and sum(1 for pod in pods if started(pod)) >= needed
+    return first is not None and started(first) and sum(1 for pod in staying if started(pod)) >= needed
 
 
 def _late(job: Object, training: Object, now: float, start_timeout_s: float) -> bool:
     """Whether the pods of the job that trains have had their time to run."""
     since = seconds_of(training.get("status", {}).get("startTime"))
     # A queue lets a job go when there is room: what it waits until then is no fault.
-    if since is None or "Suspended" in _conditions(training) or now - since <= start_timeout_s:
+    if since is None or now - since <= start_timeout_s:
         return False
     # It has run, and what waits now replaces a pod that was lost.
     ended = (each.get("status", {}).get(name) for each in (job, training) for name in ("succeeded", "failed"))

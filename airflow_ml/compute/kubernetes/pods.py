@@ -13,7 +13,8 @@ from airflow_ml.compute.kubernetes.facts import index_of, name_of
 from airflow_ml.compute.kubernetes.manifests import manifests
 from airflow_ml.compute.kubernetes.names import JOB, MPI_JOB, OWNER, REQUEST, engine_of_kind
 from airflow_ml.compute.kubernetes.objects import POLL_S, Object, Objects, annotation
-from airflow_ml.compute.kubernetes.observing import Observation, may_have_ended, observe
+from airflow_ml.compute.kubernetes.observing import Observation, held, may_have_ended, observe
+from airflow_ml.compute.kubernetes.queues import require_queue
 from airflow_ml.compute.kubernetes.rights import require_rights
 from airflow_ml.compute.kubernetes.submitting import TRIES, Submission
 from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told
@@ -67,6 +68,7 @@ class KubernetesPods:
         manifests(request, self.spec, "/", secrets, "", timeout_s)
         try:
             require_rights(self.api, self.spec)
+            require_queue(self.api, self.spec)
             self.end_orphans()
             return Submission(request, self.spec, self.objects, self.clock, timeout_s).submit(secrets)
         except ApiError as error:
@@ -84,6 +86,9 @@ class KubernetesPods:
             if job is not None and annotation(job, OWNER) != ref.owner:
                 return JobState(Phase.ENDED, detail="another try of this task has taken it over", remedy="see that try")
             workers = self.objects.workers(job) if job is not None else None
+            counted = workers or job
+            # One more request, for as long as it waits.
+            workload = self.objects.workload(counted) if counted is not None and held(counted) else None
             seen.pods = self.objects.pods(job) if job is not None else seen.pods
         except ApiError as error:
             if not error.waited_out:
@@ -98,7 +103,7 @@ class KubernetesPods:
         # After the look at the job: it answers before it ends.
         response = read_response(handle.folder)
         seen.observation = observe(
-            job, seen.pods, response, self.clock(), self.spec.start_timeout_s, workers, seen.observation.ran
+            job, seen.pods, response, self.clock(), self.spec.start_timeout_s, workers, seen.observation.ran, workload
         )
         return seen.observation.state
 
@@ -106,7 +111,7 @@ class KubernetesPods:
         """New lines of pod 0, and what is new about any pod; of a job that failed, the last lines of the others."""
         seen = self._seen.setdefault(handle.id, Seen())
         lines, seen.lines = seen.lines, []
-        lines += seen.told.news(seen.observation.facts)
+        lines += seen.told.news(seen.observation)
         with contextlib.suppress(ApiError):
             reading = seen.told.log_of(seen.pods)
             if reading is not None:

@@ -29,6 +29,9 @@ def require_rights(api: Api, spec: KubernetesCompute) -> None:
     needed = [*NEEDED]
     if spec.pod_group:
         needed.append(("scheduling.x-k8s.io", "podgroups", ("create",)))
+    if spec.queue is not None:
+        needed.append(("kueue.x-k8s.io", "localqueues", ("get",)))
+        needed.append(("kueue.x-k8s.io", "workloads", ("list", "watch")))
     if spec.engine == "mpijob":
         needed.append(("kubeflow.org", "mpijobs", _ALL))
     missing = [

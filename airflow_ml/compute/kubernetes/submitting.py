@@ -13,7 +13,7 @@ from pathlib import Path
 from airflow_ml.compute.base import Handle, RemoteJob
 from airflow_ml.compute.exchange import remove_old, renew, write_request
 from airflow_ml.compute.kubernetes.api import ApiError
-from airflow_ml.compute.kubernetes.manifests import QUEUE, Manifests, manifests
+from airflow_ml.compute.kubernetes.manifests import Manifests, manifests
 from airflow_ml.compute.kubernetes.names import (
     FINGERPRINT,
     JOB,
@@ -28,6 +28,7 @@ from airflow_ml.compute.kubernetes.names import (
 )
 from airflow_ml.compute.kubernetes.objects import Object, Objects
 from airflow_ml.compute.kubernetes.observing import failed, seconds_of
+from airflow_ml.compute.kubernetes.queues import QUEUE
 from airflow_ml.lifecycle.errors import ClusterError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute

@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_ml.compute.base import Phase
 from airflow_ml.compute.kubernetes.facts import Fact, main_pod, name_of
+from airflow_ml.compute.kubernetes.observing import Observation
 
 Object = Mapping[str, Any]
 
@@ -18,19 +20,30 @@ class Told:
 
     Attributes:
         facts: Of its pods.
+        queued: What it has been said to wait for, since it waits in its queue.
         pod: Whose log is told.
         until: Time of the last line that was told, as Kubernetes writes it.
     """
 
     facts: set[Fact] = field(default_factory=set)
+    queued: set[str] = field(default_factory=set)
     pod: str = ""
     until: str = ""
 
-    def news(self, facts: Sequence[Fact]) -> list[str]:
-        """Lines for facts that were not told yet."""
-        new = [fact for fact in facts if fact not in self.facts]
+    def news(self, seen: Observation) -> list[str]:
+        """Lines for what was not told yet."""
+        new = [fact for fact in seen.facts if fact not in self.facts]
         self.facts.update(new)
-        return [f"WARNING {fact}" for fact in new]
+        return [*self._queue(seen), *(f"WARNING {fact}" for fact in new)]
+
+    def _queue(self, seen: Observation) -> list[str]:
+        if seen.queued is None:
+            let_go = bool(self.queued) and seen.state.phase is Phase.RUNNING
+            self.queued.clear()
+            return ["INFO its queue has let it go"] if let_go else []
+        new = seen.queued not in self.queued
+        self.queued.add(seen.queued)
+        return [f"INFO it {seen.queued}"] if new else []
 
     def log_of(self, pods: Sequence[Object]) -> tuple[str, dict[str, Any]] | None:
         """Pod whose log is to be read, and the query; None before there is one."""

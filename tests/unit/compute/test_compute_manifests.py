@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from airflow_ml import Horovod, KubernetesCompute
 from airflow_ml.compute.kubernetes.names import Names, label, request_fingerprint
+from airflow_ml.compute.kubernetes.queues import NO_QUEUE, QUEUE
 from airflow_ml.lifecycle.errors import SpecError
 from tests.support.kube_jobs import AT, CASES, TEMPLATE, manifests_of
 from tests.support.models import small_model
@@ -56,6 +57,14 @@ def test_everything_is_labelled_and_lies_in_the_namespace():
     pod = objects.job["spec"]["template"]
     assert pod["metadata"]["labels"]["team"] == "ml"
     assert pod["metadata"]["annotations"]["run_id"] == AT.run_id
+
+
+def test_a_job_is_in_no_queue_before_it_is_complete():
+    """Not even in the namespace's default one, which Kueue gives to jobs that name none as they are made."""
+    objects = manifests_of(CASES["queued"])
+    assert (objects.job["metadata"]["labels"][QUEUE], objects.job["spec"]["suspend"]) == (NO_QUEUE, True)
+    assert not [each for each in objects.others if QUEUE in each["metadata"]["labels"]]
+    assert QUEUE not in manifests_of(CASES["two_workers"]).job["metadata"]["labels"]
 
 
 def test_what_queues_and_comes_in_a_group_are_the_workers_of_an_elastic_training():

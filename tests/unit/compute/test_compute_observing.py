@@ -5,6 +5,8 @@ import pytest
 from airflow_ml.compute import Phase, follow
 from airflow_ml.compute.kubernetes.facts import Fact, main_pod
 from airflow_ml.compute.kubernetes.observing import observe, seconds_of
+from airflow_ml.compute.kubernetes.queues import NO_QUEUE
+from airflow_ml.compute.kubernetes.telling import Told
 from airflow_ml.lifecycle.errors import BadFile, TrainingFailed
 from airflow_ml.lifecycle.requests import JobResult
 
@@ -118,6 +120,64 @@ def test_more_workers_than_are_needed_make_up_for_no_coordinator():
 )
 def test_a_coordinator_whose_workers_wait_in_a_queue_is_not_late(of_workers, late):
     assert look(job(), [pod(0, **RUNNING)], after=1000, workers=of_workers).to_end is late
+
+
+def in_queue(*conditions, **status):
+    found = job(*conditions, **status)
+    found["metadata"]["labels"] = {"kueue.x-k8s.io/queue-name": "training"}
+    return found
+
+
+def workload(**conditions):
+    """What Kueue says: type of a condition to its status and message."""
+    listed = [{"type": kind, "status": status, "message": said} for kind, (status, said) in conditions.items()]
+    return {"status": {"conditions": listed}}
+
+
+PREEMPTED = "Preempted to accommodate a workload (UID: 7, JobUID: 8) due to prioritization in the ClusterQueue"
+NO_ROOM = "couldn't assign flavors to pod set main: insufficient unused quota for pods in flavor gpus, 1 more needed"
+
+
+def test_what_a_job_waits_for_is_told_once_in_the_words_of_its_queue():
+    told, waits = Told(), in_queue(("Suspended", {}))
+    seen = [
+        look(waits, []),
+        look(waits, [], workload=workload(QuotaReserved=("False", f"LocalQueue {NO_QUEUE} doesn't exist"))),
+        look(waits, [], workload=workload(QuotaReserved=("False", NO_ROOM))),
+        look(waits, [], workload=workload(QuotaReserved=("False", NO_ROOM))),
+        look(in_queue(), [pod(0)], workload=workload(QuotaReserved=("True", "Quota reserved"))),
+        look(in_queue(), [pod(0, **RUNNING), pod(1, **RUNNING)]),
+        # What it says of an eviction it says twice, until it has looked for room again.
+        look(waits, [], workload=workload(QuotaReserved=("False", PREEMPTED), Evicted=("True", PREEMPTED))),
+        look(waits, [], workload=workload(QuotaReserved=("False", NO_ROOM), Evicted=("True", PREEMPTED))),
+    ]
+    assert [told.news(each) for each in seen] == [
+        ["INFO it waits in the queue training"],
+        [],
+        [f"INFO it waits in the queue training: {NO_ROOM}"],
+        [],
+        ["INFO its queue has let it go"],
+        [],
+        [f"INFO it waits in the queue training: {PREEMPTED}"],
+        [f"INFO it waits in the queue training: {PREEMPTED}; {NO_ROOM}"],
+    ]
+    # One that is only being made is suspended, too.
+    assert Told().news(look(job(("Suspended", {})), [])) == []
+
+
+def test_a_job_that_is_let_go_again_has_its_time_to_start_again():
+    """Kueue has suspended it for another one: what ran before does not count, and what waits now may be late."""
+    pods = [pod(0, **RUNNING), pod(1, **RUNNING)]
+    assert look(in_queue(), pods).ran
+    # Those that are on their way out.
+    held = look(in_queue(("Suspended", {}), startTime=None), pods, after=1000, ran=True)
+    assert (held.state.phase, held.ran, held.to_end) == (Phase.RUNNING, False, False)
+    for leaving in pods:
+        leaving["metadata"]["deletionTimestamp"] = START
+    let_go = in_queue(startTime="2026-01-01T00:20:00Z")
+    assert not look(let_go, pods, after=1201, ran=held.ran).ran
+    assert not look(let_go, [pod(0, **RUNNING), unschedulable(1)], after=1259).to_end
+    assert look(let_go, [pod(0, **RUNNING), unschedulable(1)], after=1261).to_end
 
 
 def test_workers_that_have_failed_for_themselves_end_the_job_and_those_whose_coordinator_did_follow_it():
