@@ -22,6 +22,9 @@ from airflow_ml.lifecycle.errors import AirflowMLError, ClusterError
 from airflow_ml.lifecycle.logs import masked, split_level
 from airflow_ml.spec import KubernetesCompute
 
+_ENDING: set[asyncio.Task[None]] = set()
+"""Jobs that are being ended: an event loop holds its tasks by weak references only."""
+
 
 class JobTrigger(BaseTrigger):
     """Fires when the job has ended, has not started in time, or at the deadline; in the latter cases it ends the job.
@@ -176,8 +179,11 @@ class JobTrigger(BaseTrigger):
         await self._cancel(Handle.model_validate(self.handle))
 
     async def _cancel(self, handle: Handle) -> None:
-        compute = await asyncio.to_thread(self._open)
-        await asyncio.to_thread(compute.cancel, handle, False)
+        """End the job, also when this is cancelled: Airflow cancels a trigger again each second until it is gone."""
+        ending = asyncio.create_task(asyncio.to_thread(lambda: self._open().cancel(handle, wait=False)))
+        _ENDING.add(ending)
+        ending.add_done_callback(_ENDING.discard)
+        await asyncio.shield(ending)
 
     def _open(self) -> Compute:
         return open_compute(KubernetesCompute.model_validate(self.compute), cluster)
