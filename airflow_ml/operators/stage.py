@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator, conf
 
 from airflow_ml.compute import Compute, Handle, JobState, Phase, follow, wait
 from airflow_ml.compute.base import TIMEOUT_S
-from airflow_ml.compute.exchange import read_response
+from airflow_ml.compute.exchange import read_response, take
 from airflow_ml.compute.local import die_with_parent
 from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.hooks.windows import FROM_RUN, TO_RUN, rendered_window
@@ -122,6 +122,7 @@ class StageOperator(BaseOperator):
             if self._job is not None:
                 self._link_pages(context, error, self._job[1])
             raise as_airflow(error) from None
+        take(handle.folder)
         return hook.platform, result, handle
 
     def job_ended(self, context: "Context", event: dict[str, Any]) -> tuple[Platform, JobResult, Handle]:
@@ -145,6 +146,7 @@ class StageOperator(BaseOperator):
         except AirflowMLError as error:
             self._link_pages(context, error, job)
             raise as_airflow(error) from None
+        take(job.folder)
         return hook.platform, result, job
 
     def _leave(self, path: str, compute: Compute, handle: Handle, platform: Platform) -> None:

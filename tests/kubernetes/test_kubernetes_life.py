@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from airflow_ml.compute import Phase, follow, wait
+from airflow_ml.compute.exchange import take
 from airflow_ml.compute.kubernetes.facts import index_of
 from airflow_ml.compute.kubernetes.names import INDEX, OWNER
 from airflow_ml.compute.kubernetes.submitting import Submission
@@ -89,6 +90,20 @@ def test_another_request_of_the_task_ends_the_job_of_the_first(fake, cluster, re
     second = fake.submit(request_of(do="succeed", try_number=2), {})
     assert second.job.uid != first.job.uid
     assert wait(fake, second, print).rows == 7
+    assert len(cluster.jobs()) == 1
+
+
+def test_a_finished_job_answers_again_until_a_task_has_its_answer(fake, cluster, request_of):
+    first = fake.submit(request_of(workers=1), {})
+    assert wait(fake, first, print).rows == 7
+    # The worker was killed before it could say so.
+    second = fake.submit(request_of(workers=1, try_number=2), {})
+    assert second.job.uid == first.job.uid
+    take(second.folder)
+    # The task was cleared: what it was made from may be something else by now.
+    third = fake.submit(request_of(workers=1, try_number=3), {})
+    assert third.job.uid != first.job.uid
+    assert wait(fake, third, print).rows == 7
     assert len(cluster.jobs()) == 1
 
 

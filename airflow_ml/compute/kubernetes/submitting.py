@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from airflow_ml.compute.base import Handle, RemoteJob
-from airflow_ml.compute.exchange import remove_old, renew, write_request
+from airflow_ml.compute.exchange import remove_old, renew, taken, write_request
 from airflow_ml.compute.kubernetes.api import ApiError
 from airflow_ml.compute.kubernetes.manifests import QUEUE, Manifests, manifests
 from airflow_ml.compute.kubernetes.names import (
@@ -141,6 +141,8 @@ class Submission:
             complete
             and SUBMITTED in annotations
             and Path(annotations[REQUEST]).is_dir()
+            # What it answered is of then: a task that is cleared asks again, and the stage looks what is current.
+            and not taken(annotations[REQUEST])
             and metadata["labels"].get(FINGERPRINT) == request_fingerprint(self.request, self.spec)[:32]
             and not any(failed(each) for each in (found, workers) if each is not None)
         )
