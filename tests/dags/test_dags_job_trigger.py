@@ -3,10 +3,14 @@
 import asyncio
 import contextlib
 import threading
+import time
+from datetime import UTC, datetime
 
 from airflow_ml import KubernetesCompute
 from airflow_ml.compute import Handle
 from airflow_ml.compute.base import RemoteJob
+from airflow_ml.compute.kubernetes.names import JOB, OWNER, PART_OF
+from airflow_ml.hooks.watch import JobWatch
 from airflow_ml.triggers.job import JobTrigger
 
 REF = RemoteJob(namespace="ml", name="j", uid="u", owner="ti/1")
@@ -43,3 +47,31 @@ def test_a_job_is_ended_though_airflow_cancels_its_trigger_again_and_again():
         return await asyncio.to_thread(ended.wait, 10)
 
     assert asyncio.run(kill())
+
+
+def test_a_job_for_which_nobody_makes_pods_is_ended_in_time():
+    class Ending(JobTrigger):
+        async def _pods_now(self, watch, ref, folder):
+            return []
+
+        async def _cancel(self, handle):
+            ended.append(handle)
+
+    ended = []
+    spec = KubernetesCompute(namespace="ml", start_timeout_s=0.5, lease_s=6000)
+    job = {
+        "metadata": {"name": "j", "uid": "u", "labels": {PART_OF: "j"}, "annotations": {OWNER: "ti/1"}},
+        "status": {"startTime": datetime.now(UTC).isoformat()},
+    }
+
+    async def follow():
+        watch = JobWatch("nowhere", "ml", JOB)
+        watch._take_job(job, deleted=False)
+        watch.listed.set()
+        trigger = trigger_of(Ending, tell_s=0.1)
+        trigger.deadline = time.time() + 600
+        return await asyncio.wait_for(trigger._follow(watch, HANDLE, spec, []), 10)
+
+    event = asyncio.run(follow())
+    assert "not all of its pods ran within 0 s" in event["detail"]
+    assert ended == [HANDLE]

@@ -9,14 +9,14 @@ from typing import ClassVar
 from airflow_ml.compute.base import TIMEOUT_S, Handle, JobState, Phase, RemoteJob
 from airflow_ml.compute.exchange import read_response, renew, waited_for
 from airflow_ml.compute.kubernetes.api import Api, ApiError
-from airflow_ml.compute.kubernetes.facts import index_of, name_of
+from airflow_ml.compute.kubernetes.facts import name_of
 from airflow_ml.compute.kubernetes.manifests import manifests
 from airflow_ml.compute.kubernetes.names import JOB, MPI_JOB, OWNER, REQUEST, engine_of_kind
 from airflow_ml.compute.kubernetes.objects import POLL_S, Object, Objects, annotation
 from airflow_ml.compute.kubernetes.observing import Observation, may_have_ended, observe
 from airflow_ml.compute.kubernetes.rights import require_rights
 from airflow_ml.compute.kubernetes.submitting import TRIES, Submission
-from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told
+from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told, last_lines, others
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute
@@ -117,11 +117,8 @@ class KubernetesPods:
 
     def _last_lines(self, seen: Seen) -> list[str]:
         found: list[str] = []
-        for pod in sorted(seen.pods, key=index_of):
-            if index_of(pod) == 0:
-                continue
-            text = self.objects.log(name_of(pod), {"container": "base", "tailLines": LAST_LINES})
-            found += [f"INFO pod {name_of(pod)}: {line}" for line in text.splitlines()]
+        for pod in others(seen.pods):
+            found += last_lines(pod, self.objects.log(name_of(pod), LAST_LINES))
         seen.pods = []
         return found
 

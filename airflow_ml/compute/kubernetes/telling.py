@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from airflow_ml.compute.kubernetes.facts import Fact, main_pod, name_of
+from airflow_ml.compute.kubernetes.facts import Fact, index_of, main_pod, name_of
 
 Object = Mapping[str, Any]
 
 LOG_BYTES = 1 << 20
-LAST_LINES = 15
+LAST_LINES: Mapping[str, Any] = {"container": "base", "tailLines": 15}
+"""Query for the end of a log."""
 
 
 @dataclass
@@ -52,3 +53,13 @@ class Told:
                 self.until = at
                 found.append(words)
         return found
+
+
+def others(pods: Sequence[Object]) -> list[Object]:
+    """Pods whose logs are not the task's, in their order."""
+    return [pod for pod in sorted(pods, key=index_of) if index_of(pod) != 0]
+
+
+def last_lines(pod: Object, text: str) -> list[str]:
+    """The end of another pod's log, as lines of the task's."""
+    return [f"INFO pod {name_of(pod)}: {line}" for line in text.splitlines()]
