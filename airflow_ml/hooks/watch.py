@@ -378,4 +378,4 @@ def _cut_pod(item: Object) -> Object:
 
 
 _JOB_METADATA = ("name", "uid", "labels", "annotations", "deletionTimestamp", "ownerReferences")
-_POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses")
+_POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")

@@ -25,6 +25,7 @@ REMEDIES = {
 }
 
 _LAST_LINES = 3
+_OOM = "the container needed more than its memory limit"
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,10 @@ def facts_of(pod: Object) -> Iterable[Fact]:
             yield Fact(name, str(condition.get("reason", "Unschedulable")), str(condition.get("message", "")).strip())
         elif condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             yield Fact(name, str(condition.get("reason", "Disrupted")), str(condition.get("message", "")), final=True)
+    yield from _beside_base(pod)
+    if _last_of_base(pod).get("reason") == "OOMKilled":
+        # Its container was started anew in its place, as those of an MPIJob are.
+        yield Fact(name, "OOMKilled", _OOM, final=True)
     state = _base_status(pod) or {}
     waiting = state.get("waiting", {})
     if waiting.get("reason") in REMEDIES:
@@ -80,13 +85,38 @@ def facts_of(pod: Object) -> Iterable[Fact]:
         return
     reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
     if reason == "OOMKilled":
-        message = "the container needed more than its memory limit"
+        message = _OOM
     elif code == KILLED:
         reason, message = "Killed", f"exit code {code}"
     elif reason not in REMEDIES:
-        last = " | ".join(message.splitlines()[-_LAST_LINES:])
-        message = f"exit code {code}" + (f", last lines: {last}" if last else "")
+        message = _exit(code, message)
     yield Fact(name, reason, message, final=True)
+
+
+def _beside_base(pod: Object) -> Iterable[Fact]:
+    """What is wrong with the containers that the user's template has brought along."""
+    name, status = name_of(pod), pod.get("status", {})
+    inits = status.get("initContainerStatuses") or ()
+    for each in (*inits, *(status.get("containerStatuses") or ())):
+        state = each.get("state") or {}
+        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
+        if each["name"] == BASE:
+            continue
+        where = f"container {each['name']}: "
+        if waiting.get("reason") in REMEDIES:
+            yield Fact(name, waiting["reason"], where + str(waiting.get("message", "")).strip())
+        elif each in inits and status.get("phase") == "Failed" and ended.get("exitCode", 0):
+            # Nothing else has run: it is why the pod has failed.
+            reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
+            known = {"OOMKilled": _OOM}.get(
+                reason, message if reason in REMEDIES else _exit(ended["exitCode"], message)
+            )
+            yield Fact(name, reason, where + known, final=True)
+
+
+def _exit(code: int, message: str) -> str:
+    last = " | ".join(message.splitlines()[-_LAST_LINES:])
+    return f"exit code {code}" + (f", last lines: {last}" if last else "")
 
 
 def index_of(pod: Object) -> int:
@@ -106,6 +136,15 @@ def main_pod(pods: Sequence[Object]) -> Object | None:
     """The newest pod 0: the one whose log is the task's."""
     found = [pod for pod in pods if index_of(pod) == 0]
     return max(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+
+
+def _last_of_base(pod: Object) -> Mapping[str, Any]:
+    """How the worker's container ended the last time, where it was started anew."""
+    for status in pod.get("status", {}).get("containerStatuses") or ():
+        if status["name"] == BASE:
+            ended: Mapping[str, Any] = (status.get("lastState") or {}).get("terminated") or {}
+            return ended
+    return {}
 
 
 def _base_status(pod: Object) -> Mapping[str, Any] | None:

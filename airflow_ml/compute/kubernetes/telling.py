@@ -31,7 +31,7 @@ class Told:
         """Lines for facts that were not told yet."""
         new = [fact for fact in facts if fact not in self.facts]
         self.facts.update(new)
-        return [f"WARNING {fact}" for fact in new]
+        return [f"WARNING {fact}" + (f". Remedy: {fact.remedy}" if fact.remedy else "") for fact in new]
 
     def log_of(self, pods: Sequence[Object]) -> tuple[str, dict[str, Any]] | None:
         """Pod whose log is to be read, and the query; None before there is one."""

@@ -5,6 +5,7 @@ import pytest
 from airflow_ml.compute import Phase, follow
 from airflow_ml.compute.kubernetes.facts import Fact, main_pod
 from airflow_ml.compute.kubernetes.observing import observe, seconds_of
+from airflow_ml.compute.kubernetes.telling import Told
 from airflow_ml.lifecycle.errors import BadFile, TrainingFailed
 from airflow_ml.lifecycle.requests import JobResult
 
@@ -212,6 +213,31 @@ def test_what_is_wrong_with_a_pod_is_told_in_the_cluster_s_words(state, said):
 )
 def test_what_is_as_it_should_be_is_no_news(state):
     assert look(job(), [pod(1, **state)]).facts == ()
+
+
+def test_a_container_of_the_template_that_holds_up_or_fails_the_pod_is_named():
+    waiting = pod(1)
+    pull = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+    waiting["status"]["initContainerStatuses"] = [{"name": "prepare", "state": pull}]
+    beside = pod(1, **RUNNING)
+    beside["status"]["containerStatuses"].append({"name": "exporter", "state": pull})
+    for each, name in ((waiting, "prepare"), (beside, "exporter")):
+        (fact,) = look(job(), [each]).facts
+        assert str(fact) == f"pod j-1-abcde: ErrImagePull: container {name}: not found"
+        assert "pull secret" in Told().news([fact])[0]
+    ended = {"terminated": {"exitCode": 3, "reason": "Error", "message": "no data here"}}
+    failed = pod(1, waiting={"reason": "PodInitializing"})
+    failed["status"] |= {"phase": "Failed", "initContainerStatuses": [{"name": "prepare", "state": ended}]}
+    error = follow(look(job(FAILED), [failed]).state).error
+    assert "container prepare: exit code 3, last lines: no data here" in error.what
+
+
+def test_a_container_that_was_started_anew_after_it_needed_too_much_memory_ends_the_job():
+    again = pod(1, **RUNNING)
+    again["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    found = look(job(), [pod(0, **RUNNING), again])
+    assert found.to_end
+    assert "raise the memory limit" in follow(found.state).error.remedy
 
 
 def test_an_evicted_pod_says_why():
