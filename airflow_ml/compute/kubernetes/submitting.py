@@ -84,7 +84,8 @@ class Submission:
         made = manifests(self.request, self.spec, str(folder), secrets, random.token_hex(32), self.timeout_s)
         for each in made.jobs:
             try:
-                self.objects.create(each, {"dryRun": "All"})
+                # Strict: a field that Kubernetes does not know would be left out without a word.
+                self.objects.create(each, {"dryRun": "All", "fieldValidation": "Strict"})
             except ApiError as error:
                 if error.reason != "AlreadyExists":
                     raise
