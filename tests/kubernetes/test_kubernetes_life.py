@@ -10,6 +10,7 @@ from airflow_ml.compute import Phase, follow, wait
 from airflow_ml.compute.exchange import take
 from airflow_ml.compute.kubernetes.facts import index_of
 from airflow_ml.compute.kubernetes.names import INDEX, OWNER
+from airflow_ml.compute.kubernetes.pods import KubernetesPods
 from airflow_ml.compute.kubernetes.submitting import Submission
 from airflow_ml.lifecycle.errors import BadFile, JobFailed
 from airflow_ml.lifecycle.protocol import LEASE
@@ -204,6 +205,14 @@ def test_an_image_that_is_not_there_is_told_while_the_job_waits(fake_of, api, cl
     assert until(told)[0].startswith("WARNING pod")
     compute.cancel(handle)
     assert cluster.pods() == []
+
+
+def test_a_program_that_is_not_there_fails_at_once(api, compute_of, cluster, request_of):
+    compute = KubernetesPods(compute_of(python="/nowhere/python"), api)
+    with pytest.raises(JobFailed, match=r"StartError.*/nowhere/python") as caught:
+        wait(compute, compute.submit(request_of(), {}), print)
+    assert "correct `python`" in caught.value.remedy
+    assert len(cluster.pods()) <= 2, "nothing was tried again"
 
 
 def test_a_job_whose_time_is_over_is_ended_by_the_cluster(fake, request_of):
