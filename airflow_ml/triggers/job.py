@@ -14,10 +14,10 @@ from airflow_ml.compute import Compute, Handle, JobState, Phase, open_compute
 from airflow_ml.compute.base import RemoteJob
 from airflow_ml.compute.exchange import read_response, renew
 from airflow_ml.compute.kubernetes.api import ApiError, path_of
-from airflow_ml.compute.kubernetes.facts import name_of
+from airflow_ml.compute.kubernetes.facts import EVENTS, name_of
 from airflow_ml.compute.kubernetes.names import OWNER, PART_OF, REQUEST, engine_of_kind
 from airflow_ml.compute.kubernetes.objects import Object, annotation
-from airflow_ml.compute.kubernetes.observing import may_have_ended, observe
+from airflow_ml.compute.kubernetes.observing import may_have_ended, observe, starting
 from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told, last_lines, others
 from airflow_ml.hooks.kubernetes import cluster
 from airflow_ml.hooks.watch import JobWatch
@@ -61,6 +61,8 @@ class JobTrigger(BaseTrigger):
         self._away = False
         self._ran = False
         self._starting = False
+        self._asked = 0.0
+        self._known: list[Object] = []
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Everything, so that another triggerer can go on."""
@@ -131,15 +133,16 @@ class JobTrigger(BaseTrigger):
         pods = watch.pods(ref.name, handle.folder)
         workers = watch.workers(job) if job is not None else None
         response = await asyncio.to_thread(read_response, handle.folder) if may_have_ended(job) else None
-        found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran)
+        events = await self._events(watch, now) if starting(job, self._ran) else []
+        found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran, events)
         ended = found.state.phase is Phase.ENDED
         failed = ended and found.state.exit_code != 0
         if failed:
             # What is known of the pods may be older than what is known of the job, and it explains the end.
             pods = await self._pods_now(watch, ref, handle.folder) or pods
-            found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran)
+            found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran, events)
         self._ran = found.ran
-        self._starting = job is not None and "startTime" in job["status"] and not found.ran
+        self._starting = starting(job, found.ran)
         for line in self._told.news(found.facts):
             self._tell(line, passwords)
         if ended or now - self._log_read >= self.tell_s:
@@ -171,6 +174,15 @@ class JobTrigger(BaseTrigger):
                 return None
             raise
         return job if job["metadata"]["uid"] == ref.uid else None
+
+    async def _events(self, watch: JobWatch, now: float) -> list[Object]:
+        """What may say why pods do not start; a look that follows another one closely has what that one had."""
+        if now - self._asked >= self.tell_s:
+            self._asked = now
+            with contextlib.suppress(ApiError):
+                answer = await watch.api.get(path_of("v1", "Event", watch.namespace), EVENTS)
+                self._known = answer["items"] or []
+        return self._known
 
     async def _pods_now(self, watch: JobWatch, ref: RemoteJob, folder: str) -> list[Object]:
         """Pods of the job; none where they cannot be asked for."""

@@ -51,6 +51,11 @@ def test_a_job_is_ended_though_airflow_cancels_its_trigger_again_and_again():
 
 def test_a_job_for_which_nobody_makes_pods_is_ended_in_time():
     class Ending(JobTrigger):
+        async def _events(self, watch, now):
+            involved = {"kind": "Job", "name": "j", "uid": "u"}
+            message = 'Error creating: pods "j-0-abcde" is forbidden: exceeded quota: q'
+            return [{"reason": "FailedCreate", "message": message, "involvedObject": involved}]
+
         async def _pods_now(self, watch, ref, folder):
             return []
 
@@ -73,5 +78,7 @@ def test_a_job_for_which_nobody_makes_pods_is_ended_in_time():
         return await asyncio.wait_for(trigger._follow(watch, HANDLE, spec, []), 10)
 
     event = asyncio.run(follow())
-    assert "not all of its pods ran within 0 s" in event["detail"]
+    assert "not all of its pods ran within 0 s: job j: FailedCreate: " in event["detail"]
+    assert "pods is forbidden: exceeded quota: q" in event["detail"]
+    assert "quota" in event["remedy"]
     assert ended == [HANDLE]

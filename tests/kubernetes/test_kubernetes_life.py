@@ -192,6 +192,16 @@ def test_pods_for_which_there_is_no_room_are_named_in_the_scheduler_s_words(
     assert cluster.jobs() == []
 
 
+def test_pods_that_may_not_be_made_are_explained_by_the_cluster(fake_of, api, cluster, request_of, compute_of):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    cluster.create(f"/api/v1/namespaces/{cluster.namespace}/resourcequotas", quota)
+    compute, lines = fake_of(api, start_timeout_s=6), []
+    with pytest.raises(JobFailed, match="FailedCreate: Error creating: pods is forbidden: exceeded quota") as caught:
+        wait(compute, compute.submit(request_of(), {}), lines.append)
+    assert "quota" in caught.value.remedy
+    assert [line for line in lines if line.startswith("WARNING job") and "exceeded quota" in line]
+
+
 def test_an_image_that_is_not_there_is_told_while_the_job_waits(fake_of, api, cluster, request_of):
     compute = fake_of(api, image="localhost/nowhere:1")
     handle = compute.submit(request_of(), {})

@@ -64,7 +64,8 @@ def test_missing_rights_are_all_named_before_anything_is_submitted(cluster, tmp_
     with pytest.raises(SpecError) as caught:
         submit_from(ClientApi(lambda: connect_as(token)), cluster.namespace, tmp_path)
     assert (
-        "may not patch jobs, delete jobs, list pods, watch pods, get pods/log, create configmaps" in caught.value.what
+        "may not patch jobs, delete jobs, list pods, watch pods, get pods/log, list events, create configmaps"
+        in caught.value.what
     )
     assert "role.yaml" in caught.value.remedy
     assert cluster.jobs() == []

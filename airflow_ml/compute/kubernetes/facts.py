@@ -1,5 +1,6 @@
 """What a pod says: whether it runs, which of the job's pods it is, and what a person should know of it. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,8 @@ REMEDIES = {
     "StartError": "correct `python` of the compute, or the image: the program is not there",
     "ContainerCannotRun": "correct `python` of the compute, or the image: the program is not there",
     "Unschedulable": "wait for room, ask for less in the template, or correct its node selector and tolerations",
+    "FailedCreate": "ask for less, or correct the template: quota, service account, priority class of the namespace",
+    **dict.fromkeys(("FailedMount", "FailedAttachVolume"), "correct the volumes of the pod template"),
     "OOMKilled": "raise the memory limit in the template, use more workers, or a shorter window",
     "Evicted": "raise the requests in the template to what the pods use",
     "DeadlineExceeded": "raise the task's execution_timeout",
@@ -37,12 +40,14 @@ class Fact:
         reason: One word, as Kubernetes says it.
         message: A sentence, as Kubernetes says it.
         final: Whether the pod has ended with it.
+        kind: Of the object, where it is no pod.
     """
 
     pod: str
     reason: str
     message: str
     final: bool = False
+    kind: str = "pod"
 
     @property
     def remedy(self) -> str:
@@ -50,7 +55,7 @@ class Fact:
         return REMEDIES.get(self.reason, "")
 
     def __str__(self) -> str:
-        return f"pod {self.pod}: {self.reason}" + (f": {self.message}" if self.message else "")
+        return f"{self.kind} {self.pod}: {self.reason}" + (f": {self.message}" if self.message else "")
 
 
 def started(pod: Object) -> bool:
@@ -91,6 +96,35 @@ def facts_of(pod: Object) -> Iterable[Fact]:
     elif reason not in REMEDIES:
         message = _exit(code, message)
     yield Fact(name, reason, message, final=True)
+
+
+EVENTS: Mapping[str, str] = {"fieldSelector": "type=Warning"}
+"""Query for the events of a namespace that may say why pods do not start."""
+
+_TOLD = ("FailedCreate", "FailedMount", "FailedAttachVolume")
+"""Reasons of events that no pod's status has."""
+
+
+def facts_of_events(events: Iterable[Object], of: Iterable[Object]) -> list[Fact]:
+    """Why a job has no pods, or why they do not start.
+
+    Args:
+        events: Of the namespace.
+        of: The jobs and pods that are looked at.
+    """
+    uids = {each["metadata"].get("uid") for each in of}
+    found = [
+        Fact(
+            pod=str(event["involvedObject"]["name"]),
+            reason=event["reason"],
+            # A pod that could not be made has another name each time.
+            message=re.sub(r'pods "[^"]*"', "pods", str(event.get("message", "")).strip()),
+            kind=str(event["involvedObject"]["kind"]).lower(),
+        )
+        for event in events
+        if event.get("reason") in _TOLD and event["involvedObject"].get("uid") in uids
+    ]
+    return list(dict.fromkeys(found))
 
 
 def _beside_base(pod: Object) -> Iterable[Fact]:

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from airflow_ml.compute.base import JobState, Phase
-from airflow_ml.compute.kubernetes.facts import REMEDIES, Fact, facts_of, main_pod, name_of, started
+from airflow_ml.compute.kubernetes.facts import REMEDIES, Fact, facts_of, facts_of_events, main_pod, name_of, started
 from airflow_ml.compute.kubernetes.names import FEWEST
 from airflow_ml.lifecycle.errors import AirflowMLError
 from airflow_ml.lifecycle.requests import JobResult
@@ -50,6 +50,7 @@ def observe(
     start_timeout_s: float,
     workers: Object | None = None,
     ran: bool = False,
+    events: Sequence[Object] = (),
 ) -> Observation:
     """How far a job is.
 
@@ -61,8 +62,10 @@ def observe(
         start_timeout_s: A job whose pods do not all run by then is late.
         workers: The Job of those that train, where they have one.
         ran: What the last look said of it: Kubernetes does not count the pods that were evicted.
+        events: Of the namespace, while the job is `starting`.
     """
     facts = tuple(fact for pod in sorted(pods, key=name_of) for fact in facts_of(pod))
+    facts += tuple(facts_of_events(events, [each for each in (job, workers, *pods) if each is not None]))
     if job is None:
         return Observation(JobState(Phase.ENDED, None, response), facts)
     conditions = _conditions(job)
@@ -89,6 +92,11 @@ def observe(
         remedy = next((fact.remedy for fact in waiting if fact.remedy), "look at the namespace's quota and queue")
         return Observation(JobState(Phase.ENDED, None, None, detail, remedy), facts, to_end=True)
     return Observation(JobState(Phase.RUNNING), facts, ran=ran)
+
+
+def starting(job: Object | None, ran: bool) -> bool:
+    """Whether pods of a job are on their way: why they do not come is worth asking for."""
+    return job is not None and not ran and "startTime" in job.get("status", {}) and not may_have_ended(job)
 
 
 def may_have_ended(job: Object | None) -> bool:

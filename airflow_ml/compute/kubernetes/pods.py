@@ -13,13 +13,15 @@ from airflow_ml.compute.kubernetes.facts import name_of
 from airflow_ml.compute.kubernetes.manifests import manifests
 from airflow_ml.compute.kubernetes.names import JOB, MPI_JOB, OWNER, REQUEST, engine_of_kind
 from airflow_ml.compute.kubernetes.objects import POLL_S, Object, Objects, annotation
-from airflow_ml.compute.kubernetes.observing import Observation, may_have_ended, observe
+from airflow_ml.compute.kubernetes.observing import Observation, may_have_ended, observe, starting
 from airflow_ml.compute.kubernetes.rights import require_rights
 from airflow_ml.compute.kubernetes.submitting import TRIES, Submission
 from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told, last_lines, others
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute
+
+_EVENTS_S = 5.0
 
 
 @dataclass
@@ -31,6 +33,8 @@ class Seen:
     told: Told = field(default_factory=Told)
     away: bool = False
     lines: list[str] = field(default_factory=list)
+    events: list[Object] = field(default_factory=list)
+    asked: float = 0.0
 
 
 class KubernetesPods:
@@ -97,9 +101,12 @@ class KubernetesPods:
             seen.away = False
         # After the look at the job: it answers before it ends.
         response = read_response(handle.folder)
-        seen.observation = observe(
-            job, seen.pods, response, self.clock(), self.spec.start_timeout_s, workers, seen.observation.ran
-        )
+        now, ran = self.clock(), seen.observation.ran
+        if not starting(job, ran):
+            seen.events = []
+        elif now - seen.asked >= _EVENTS_S:
+            seen.events, seen.asked = self.objects.warnings(), now
+        seen.observation = observe(job, seen.pods, response, now, self.spec.start_timeout_s, workers, ran, seen.events)
         return seen.observation.state
 
     def logs(self, handle: Handle) -> list[str]:
