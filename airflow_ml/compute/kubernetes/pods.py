@@ -156,8 +156,9 @@ class KubernetesPods:
         A job with pods ends itself: this is for those that have not started, and for pods that hang.
         """
         ended: list[str] = []
-        engine = MPI_JOB if self.spec.engine == "mpijob" else JOB
-        for item in self.objects.submitted(engine):
+        # Stages other than a training are Jobs on a cluster of MPIJobs, too.
+        engines = [JOB, MPI_JOB] if self.spec.engine == "mpijob" else [JOB]
+        for engine, item in [(each, item) for each in engines for item in self.objects.submitted(each)]:
             metadata = item["metadata"]
             folder = annotation(item, REQUEST) or ""
             # Its status may change while we look; whoever takes it meanwhile renews the lease.
