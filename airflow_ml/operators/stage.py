@@ -86,6 +86,7 @@ class StageOperator(BaseOperator):
         self.asked: Window | None = None
         self.page = ""
         self._job: tuple[Compute, Handle] | None = None
+        self._killed = False
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the request, wait, and return what later tasks need."""
@@ -107,6 +108,9 @@ class StageOperator(BaseOperator):
             secrets = hook.secrets(self.stage)
             handle = compute.submit(request, secrets, self._timeout_s())
             self._job = compute, handle
+            if self._killed:
+                # While it was submitted: nobody else will end it.
+                compute.cancel(handle, wait=False)
             self.log.info("stage %s of %s%s: %s", self.stage, self.model.name, _of(request.window), handle.folder)
             if handle.job is not None:
                 self.log.info("job %s in namespace %s", handle.job.name, handle.job.namespace)
@@ -226,6 +230,7 @@ class StageOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Ask the job to end; `execute` then finds it ended. Called in a signal handler, so nothing waits here."""
+        self._killed = True
         if self._job is not None:
             compute, handle = self._job
             compute.cancel(handle, wait=False)

@@ -152,7 +152,7 @@ class JobTrigger(BaseTrigger):
             await self._tell_last_lines(watch, ref, pods, passwords)
         if found.to_end:
             await self._cancel(handle)
-        return _ending(found.state) if ended else None
+        return _ending(found.state, passwords) if ended else None
 
     def _tell_away(self, watch: JobWatch) -> None:
         if watch.broken is not None:
@@ -233,10 +233,10 @@ class JobTrigger(BaseTrigger):
         self.log.log(level, "%s", text)
 
 
-def _ending(state: JobState) -> dict[str, Any]:
-    """An end, in small: what the job has answered lies in its folder."""
+def _ending(state: JobState, passwords: Sequence[str]) -> dict[str, Any]:
+    """An end, in small: what the job has answered lies in its folder. It is stored, and may have a pod's last lines."""
     answered = state.response is not None
-    known = {"code": state.exit_code, "detail": state.detail, "remedy": state.remedy}
+    known = {"code": state.exit_code, "detail": masked(state.detail, passwords), "remedy": state.remedy}
     return {"status": "ended", "answered": answered, **known}
 
 

@@ -6,12 +6,17 @@ import threading
 import time
 from datetime import UTC, datetime
 
+from airflow.sdk import DAG
+
 from airflow_ml import KubernetesCompute
-from airflow_ml.compute import Handle
+from airflow_ml.compute import Handle, JobState, Phase
 from airflow_ml.compute.base import RemoteJob
 from airflow_ml.compute.kubernetes.names import JOB, OWNER, PART_OF
+from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.hooks.watch import JobWatch
+from airflow_ml.operators import TrainModelOperator
 from airflow_ml.triggers.job import JobTrigger
+from tests.support.models import small_model
 
 REF = RemoteJob(namespace="ml", name="j", uid="u", owner="ti/1")
 HANDLE = Handle(kind="kubernetes", id="h", folder="/nowhere", job=REF)
@@ -49,11 +54,43 @@ def test_a_job_is_ended_though_airflow_cancels_its_trigger_again_and_again():
     assert asyncio.run(kill())
 
 
+def test_a_task_that_is_killed_while_it_submits_ends_what_it_has_submitted(platform, run_dag, monkeypatch):
+    class Slow:
+        """A cluster that takes a job while the task is told to go."""
+
+        outlives_task, trigger, ended, task = True, None, [], None
+
+        def submit(self, request, secrets, timeout_s):
+            self.task.on_kill()
+            return HANDLE
+
+        def poll(self, handle):
+            return JobState(Phase.ENDED)
+
+        def logs(self, handle):
+            return []
+
+        def cancel(self, handle, wait=True):
+            self.ended.append((handle, wait))
+
+    class Told(TrainModelOperator):
+        def request(self, context, platform):
+            compute.task = self
+            return super().request(context, platform)
+
+    compute = Slow()
+    monkeypatch.setattr(PlatformHook, "compute", lambda *_: compute)
+    with DAG("killed", schedule=None, start_date=datetime(2013, 1, 1, tzinfo=UTC)) as dag:
+        Told(task_id="train", model=small_model(), platform=platform, start="2013-01-01", end="2013-03-01")
+    run_dag(dag)
+    assert (HANDLE, False) in compute.ended
+
+
 def test_a_job_for_which_nobody_makes_pods_is_ended_in_time():
     class Ending(JobTrigger):
         async def _events(self, watch, now):
             involved = {"kind": "Job", "name": "j", "uid": "u"}
-            message = 'Error creating: pods "j-0-abcde" is forbidden: exceeded quota: q'
+            message = 'Error creating: pods "j-0-abcde" is forbidden: exceeded quota: q, hunter2'
             return [{"reason": "FailedCreate", "message": message, "involvedObject": involved}]
 
         async def _pods_now(self, watch, ref, folder):
@@ -75,10 +112,10 @@ def test_a_job_for_which_nobody_makes_pods_is_ended_in_time():
         watch.listed.set()
         trigger = trigger_of(Ending, tell_s=0.1)
         trigger.deadline = time.time() + 600
-        return await asyncio.wait_for(trigger._follow(watch, HANDLE, spec, []), 10)
+        return await asyncio.wait_for(trigger._follow(watch, HANDLE, spec, ["hunter2"]), 10)
 
     event = asyncio.run(follow())
     assert "not all of its pods ran within 0 s: job j: FailedCreate: " in event["detail"]
-    assert "pods is forbidden: exceeded quota: q" in event["detail"]
+    assert "pods is forbidden: exceeded quota: q, ***" in event["detail"], "what is stored has no password"
     assert "quota" in event["remedy"]
     assert ended == [HANDLE]
