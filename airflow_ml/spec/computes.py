@@ -122,8 +122,9 @@ class KubernetesCompute(Frozen):
         image: Image of the pods; a model's ``training.image`` has precedence for its training.
         python: Interpreter in the image.
         template: A pod: the path of a YAML file, a ``V1PodTemplateSpec`` or a mapping. It is merged under what we need
-            by the provider's rules: its first container is the worker and is called ``base``. Resources, volumes, node
-            selector, tolerations, priority class, service account and pull secrets are said here.
+            by the provider's rules: its first container is the worker and is called ``base``. A pod ends when all its
+            containers have: one that serves beside it is an init container with ``restartPolicy: Always``. Resources,
+            volumes, node selector, tolerations, priority class, service account and pull secrets are said here.
         engine: ``job``, an Indexed Job, needs nothing but Kubernetes. ``mpijob`` hands a training to Kubeflow's MPI
             operator, for clusters that account for training by it; other stages are Jobs all the same.
         queue: Local queue of Kueue, which admits all pods of a job or none.
