@@ -22,6 +22,8 @@ from airflow_ml.storage import storage_error, write_atomically
 
 KEEP_S = 30 * 86_400.0
 _DAY_S = 86_400.0
+_TAKEN = "taken"
+"""Empty file that says that a task has the answer: whoever asks again asks for a new one."""
 _SWEPT = ".swept"
 """Empty file whose time says when old requests were last looked for."""
 
@@ -55,6 +57,17 @@ def waited_for(folder: str | Path) -> float | None:
         return (Path(folder) / LEASE).stat().st_mtime
     except OSError:
         return None
+
+
+def take(folder: str | Path) -> None:
+    """Say that a task has the answer. Never an error: the folder may be gone with the model."""
+    with contextlib.suppress(OSError):
+        (Path(folder) / _TAKEN).touch()
+
+
+def taken(folder: str | Path) -> bool:
+    """Whether a task has the answer."""
+    return (Path(folder) / _TAKEN).exists()
 
 
 def hold(folder: Path) -> int:

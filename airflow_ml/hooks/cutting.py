@@ -31,4 +31,4 @@ def cut_workload(item: Object) -> Object:
 
 _JOB_METADATA = ("name", "uid", "labels", "annotations", "deletionTimestamp", "ownerReferences")
 _POD_METADATA = ("name", "uid", "labels", "annotations", "creationTimestamp", "deletionTimestamp")
-_POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses")
+_POD_STATUS = ("phase", "reason", "message", "conditions", "containerStatuses", "initContainerStatuses")

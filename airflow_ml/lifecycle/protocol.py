@@ -14,6 +14,8 @@ BROKEN = 70
 """Exit code of a pod whose environment cannot import what a rank needs: the same again would fail the same way."""
 GAVE_UP = 75
 """Exit code of a pod that no coordinator has answered for a long time."""
+NOT_STARTED = 128
+"""Exit code that Kubernetes gives a container whose program could not be started: it is not there, as a rule."""
 KILLED = 137
 """Exit code of a container that the kernel ended: its memory was too small."""
 LEFT = 143

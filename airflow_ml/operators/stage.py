@@ -9,7 +9,7 @@ from airflow.sdk import BaseOperator, conf
 
 from airflow_ml.compute import Compute, Handle, JobState, Phase, follow, wait
 from airflow_ml.compute.base import TIMEOUT_S
-from airflow_ml.compute.exchange import read_response
+from airflow_ml.compute.exchange import read_response, take
 from airflow_ml.compute.local import die_with_parent
 from airflow_ml.hooks.platform import PlatformHook
 from airflow_ml.hooks.windows import FROM_RUN, TO_RUN, rendered_window
@@ -86,6 +86,7 @@ class StageOperator(BaseOperator):
         self.asked: Window | None = None
         self.page = ""
         self._job: tuple[Compute, Handle] | None = None
+        self._killed = False
 
     def execute(self, context: "Context") -> dict[str, Any]:
         """Send the request, wait, and return what later tasks need."""
@@ -107,6 +108,9 @@ class StageOperator(BaseOperator):
             secrets = hook.secrets(self.stage)
             handle = compute.submit(request, secrets, self._timeout_s())
             self._job = compute, handle
+            if self._killed:
+                # While it was submitted: nobody else will end it.
+                compute.cancel(handle, wait=False)
             self.log.info("stage %s of %s%s: %s", self.stage, self.model.name, _of(request.window), handle.folder)
             if handle.job is not None:
                 self.log.info("job %s in namespace %s", handle.job.name, handle.job.namespace)
@@ -122,6 +126,7 @@ class StageOperator(BaseOperator):
             if self._job is not None:
                 self._link_pages(context, error, self._job[1])
             raise as_airflow(error) from None
+        take(handle.folder)
         return hook.platform, result, handle
 
     def job_ended(self, context: "Context", event: dict[str, Any]) -> tuple[Platform, JobResult, Handle]:
@@ -145,6 +150,7 @@ class StageOperator(BaseOperator):
         except AirflowMLError as error:
             self._link_pages(context, error, job)
             raise as_airflow(error) from None
+        take(job.folder)
         return hook.platform, result, job
 
     def _leave(self, path: str, compute: Compute, handle: Handle, platform: Platform) -> None:
@@ -224,6 +230,7 @@ class StageOperator(BaseOperator):
 
     def on_kill(self) -> None:
         """Ask the job to end; `execute` then finds it ended. Called in a signal handler, so nothing waits here."""
+        self._killed = True
         if self._job is not None:
             compute, handle = self._job
             compute.cancel(handle, wait=False)

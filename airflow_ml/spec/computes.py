@@ -56,9 +56,42 @@ def _pod_template(value: Any) -> Any:
         elif kind != "Pod":
             raise ValueError(f"it describes a {kind}; give a Pod, or what a Pod consists of: metadata and spec")
         if isinstance(value, dict):
+            _shaped(value)
             # A template lists `base` first; one that only places pods need not name a container at all.
             return {name: part for name, part in value.items() if name in ("metadata", "spec") and part}
     raise ValueError("give a mapping with `metadata` and `spec`, the path of a YAML file, or a V1PodTemplateSpec")
+
+
+_LISTS = {"containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath"}
+"""Lists of a pod that are merged, and what each of their items has."""
+
+
+def _shaped(template: dict[str, Any]) -> None:
+    """Refuse what cannot be merged: the API server, which knows the rest of a pod, would not see it."""
+    unknown = sorted(template.keys() - {"apiVersion", "kind", "metadata", "spec", "status"})
+    if unknown:
+        raise ValueError(
+            f"it has {', '.join(unknown)} beside `metadata` and `spec`; indent what belongs to one of them"
+        )
+    places = [("metadata", template.get("metadata")), ("spec", template.get("spec"))]
+    if isinstance(template.get("metadata"), dict):
+        places += [(f"metadata.{name}", template["metadata"].get(name)) for name in ("labels", "annotations")]
+    while places:
+        where, value = places.pop(0)
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(f"{where} is a {type(value).__name__}; it is a mapping")
+        for name, key in _LISTS.items():
+            items = (value or {}).get(name)
+            if items is not None and not isinstance(items, list):
+                raise ValueError(f"{where}.{name} is a {type(items).__name__}; it is a list")
+            for number, item in enumerate(items or ()):
+                at = f"{where}.{name}[{number}]"
+                if isinstance(item, dict) and key not in item and name != "containers":
+                    raise ValueError(f"{at} has no {key}; add it")
+                places += [
+                    (at, item),
+                    *([(f"{at}.resources", item.get("resources"))] if isinstance(item, dict) else ()),
+                ]
 
 
 def _plain(value: Any) -> Any:
@@ -89,8 +122,10 @@ class KubernetesCompute(Frozen):
         image: Image of the pods; a model's ``training.image`` has precedence for its training.
         python: Interpreter in the image.
         template: A pod: the path of a YAML file, a ``V1PodTemplateSpec`` or a mapping. It is merged under what we need
-            by the provider's rules: its first container is the worker and is called ``base``. Resources, volumes, node
-            selector, tolerations, priority class, service account and pull secrets are said here.
+            by the provider's rules: its first container is the worker and is called ``base``. One that serves beside
+            it is an init container with ``restartPolicy: Always``, which ends with it; for others a task whose worker
+            has ended waits 20 s. Resources, volumes, node selector, tolerations, priority class, service account and
+            pull secrets are said here.
         engine: ``job``, an Indexed Job, needs nothing but Kubernetes. ``mpijob`` hands a training to Kubeflow's MPI
             operator, for clusters that account for training by it; other stages are Jobs all the same.
         queue: Local queue of Kueue, which admits all pods of a job or none. What a job waits for there is told in the

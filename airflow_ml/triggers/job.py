@@ -1,9 +1,10 @@
 """Waits in the triggerer for a job of a cluster, and tells what it says."""
 
 import asyncio
+import contextlib
 import random
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
 from airflow.sdk import BaseHook
@@ -13,14 +14,19 @@ from airflow_ml.compute import Compute, Handle, JobState, Phase, open_compute
 from airflow_ml.compute.base import RemoteJob
 from airflow_ml.compute.exchange import read_response, renew
 from airflow_ml.compute.kubernetes.api import ApiError, path_of
-from airflow_ml.compute.kubernetes.names import OWNER, engine_of_kind
-from airflow_ml.compute.kubernetes.observing import may_have_ended, observe
-from airflow_ml.compute.kubernetes.telling import Told
+from airflow_ml.compute.kubernetes.facts import EVENTS, name_of
+from airflow_ml.compute.kubernetes.names import OWNER, PART_OF, REQUEST, engine_of_kind
+from airflow_ml.compute.kubernetes.objects import Object, annotation
+from airflow_ml.compute.kubernetes.observing import Observation, may_have_answered, observe, starting
+from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told, last_lines, others
 from airflow_ml.hooks.kubernetes import cluster
 from airflow_ml.hooks.watch import JobWatch
 from airflow_ml.lifecycle.errors import AirflowMLError, ClusterError
 from airflow_ml.lifecycle.logs import masked, split_level
 from airflow_ml.spec import KubernetesCompute
+
+_ENDING: set[asyncio.Task[None]] = set()
+"""Jobs that are being ended: an event loop holds its tasks by weak references only."""
 
 
 class JobTrigger(BaseTrigger):
@@ -54,6 +60,9 @@ class JobTrigger(BaseTrigger):
         self._log_read = 0.0
         self._away = False
         self._ran = False
+        self._starting = False
+        self._asked = 0.0
+        self._known: list[Object] = []
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Everything, so that another triggerer can go on."""
@@ -99,8 +108,8 @@ class JobTrigger(BaseTrigger):
                 if event is not None:
                     return event
                 waiting = [self.deadline - now, renewed + renew_s - now]
-                if watch.pods(_ref(handle).name, handle.folder) or watch.away is not None:
-                    # There is a log to be read, and a time by which the pods have to run.
+                if self._starting or watch.pods(_ref(handle).name, handle.folder) or watch.away is not None:
+                    # There is a log to be read, and a time by which the pods have to run, also those that nobody made.
                     waiting.append(self.tell_s)
                 await _wait(changed, min(waiting))
 
@@ -120,23 +129,37 @@ class JobTrigger(BaseTrigger):
                 if error.waited_out:
                     return None
                 raise
-        if job is not None and (job["metadata"].get("annotations") or {}).get(OWNER) != ref.owner:
+        if job is not None and annotation(job, OWNER) != ref.owner:
             return {"status": "taken"}
         pods = watch.pods(ref.name, handle.folder)
         workers = watch.workers(job) if job is not None else None
-        response = await asyncio.to_thread(read_response, handle.folder) if may_have_ended(job) else None
+        answered = may_have_answered(job, pods, now)
+        response = await asyncio.to_thread(read_response, handle.folder) if answered else None
         workload = watch.workload(workers or job) if job is not None else None
-        found = observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran, workload)
-        self._ran = found.ran
+        events = await self._events(watch, now) if starting(job, self._ran) else []
+
+        def observed(pods: list[Object]) -> Observation:
+            return observe(job, pods, response, now, spec.start_timeout_s, workers, self._ran, workload, events)
+
+        found = observed(pods)
         ended = found.state.phase is Phase.ENDED
+        failed = ended and found.state.exit_code != 0
+        if failed:
+            # What is known of the pods may be older than what is known of the job, and it explains the end.
+            pods = await self._pods_now(watch, ref, handle.folder) or pods
+            found = observed(pods)
+        self._ran = found.ran
+        self._starting = starting(job, found.ran)
         for line in self._told.news(found):
             self._tell(line, passwords)
         if ended or now - self._log_read >= self.tell_s:
             self._log_read = now
-            await self._tell_log(watch, handle, passwords)
+            await self._tell_log(watch, ref, pods, passwords)
+        if failed:
+            await self._tell_last_lines(watch, ref, pods, passwords)
         if found.to_end:
             await self._cancel(handle)
-        return _ending(found.state) if ended else None
+        return _ending(found.state, passwords) if ended else None
 
     def _tell_away(self, watch: JobWatch) -> None:
         if watch.broken is not None:
@@ -159,27 +182,55 @@ class JobTrigger(BaseTrigger):
             raise
         return job if job["metadata"]["uid"] == ref.uid else None
 
-    async def _tell_log(self, watch: JobWatch, handle: Handle, passwords: list[str]) -> None:
-        ref = _ref(handle)
-        reading = self._told.log_of(watch.pods(ref.name, handle.folder))
-        if reading is None:
-            return
-        pod, query = reading
+    async def _events(self, watch: JobWatch, now: float) -> list[Object]:
+        """What may say why pods do not start; a look that follows another one closely has what that one had."""
+        if now - self._asked >= self.tell_s:
+            self._asked = now
+            with contextlib.suppress(ApiError):
+                answer = await watch.api.get(path_of("v1", "Event", watch.namespace), EVENTS)
+                self._known = answer["items"] or []
+        return self._known
+
+    async def _pods_now(self, watch: JobWatch, ref: RemoteJob, folder: str) -> list[Object]:
+        """Pods of the job; none where they cannot be asked for."""
+        with contextlib.suppress(ApiError):
+            query = {"labelSelector": f"{PART_OF}={ref.name}"}
+            items = (await watch.api.get(path_of("v1", "Pod", ref.namespace), query))["items"] or ()
+            return [pod for pod in items if annotation(pod, REQUEST) == folder]
+        return []
+
+    async def _tell_log(
+        self, watch: JobWatch, ref: RemoteJob, pods: Sequence[Object], passwords: Sequence[str]
+    ) -> None:
+        reading = self._told.log_of(pods)
+        if reading is not None:
+            for line in self._told.new_lines(await self._said(watch, ref, *reading)):
+                self._tell(line, passwords)
+
+    async def _tell_last_lines(
+        self, watch: JobWatch, ref: RemoteJob, pods: Sequence[Object], passwords: Sequence[str]
+    ) -> None:
+        for pod in others(pods):
+            for line in last_lines(pod, await self._said(watch, ref, name_of(pod), LAST_LINES)):
+                self._tell(line, passwords)
+
+    async def _said(self, watch: JobWatch, ref: RemoteJob, pod: str, query: Mapping[str, Any]) -> str:
+        """What a pod has said; nothing when it has not started, or its node is gone: there will be another time."""
         try:
-            text = await watch.api.get(path_of("v1", "Pod", ref.namespace, pod) + "/log", query)
+            return str(await watch.api.get(path_of("v1", "Pod", ref.namespace, pod) + "/log", query))
         except ApiError:
-            # It has not started, or its node is gone: there will be another time.
-            return
-        for line in self._told.new_lines(text):
-            self._tell(line, passwords)
+            return ""
 
     async def on_kill(self) -> None:
         """The task was marked, cleared or deleted: the job ends with it, unless a newer try owns it by now."""
         await self._cancel(Handle.model_validate(self.handle))
 
     async def _cancel(self, handle: Handle) -> None:
-        compute = await asyncio.to_thread(self._open)
-        await asyncio.to_thread(compute.cancel, handle, False)
+        """End the job, also when this is cancelled: Airflow cancels a trigger again each second until it is gone."""
+        ending = asyncio.create_task(asyncio.to_thread(lambda: self._open().cancel(handle, wait=False)))
+        _ENDING.add(ending)
+        ending.add_done_callback(_ENDING.discard)
+        await asyncio.shield(ending)
 
     def _open(self) -> Compute:
         return open_compute(KubernetesCompute.model_validate(self.compute), cluster)
@@ -189,10 +240,10 @@ class JobTrigger(BaseTrigger):
         self.log.log(level, "%s", text)
 
 
-def _ending(state: JobState) -> dict[str, Any]:
-    """An end, in small: what the job has answered lies in its folder."""
+def _ending(state: JobState, passwords: Sequence[str]) -> dict[str, Any]:
+    """An end, in small: what the job has answered lies in its folder. It is stored, and may have a pod's last lines."""
     answered = state.response is not None
-    known = {"code": state.exit_code, "detail": state.detail, "remedy": state.remedy}
+    known = {"code": state.exit_code, "detail": masked(state.detail, passwords), "remedy": state.remedy}
     return {"status": "ended", "answered": answered, **known}
 
 

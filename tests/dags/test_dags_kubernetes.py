@@ -1,5 +1,6 @@
 """Operators whose stage runs as pods of a real cluster, waiting in the worker and in a trigger."""
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import pytest
 from airflow.sdk import DAG
 
 from airflow_ml import Horovod
+from airflow_ml.compute.exchange import taken
+from airflow_ml.compute.kubernetes.names import REQUEST
 from airflow_ml.compute.kubernetes.observing import may_have_ended
 from airflow_ml.operators import TrainModelOperator
 from tests.support.kube_cluster import connect, fake_compute, namespace, needs_cluster, until
@@ -57,6 +60,7 @@ def test_a_task_trains_in_pods_and_shows_their_lines(train, cluster, deferrable,
     assert train(deferrable, {"do": "sleep", "seconds": 2, "lines": lines}, min_workers=min_workers) == "success"
     (job,) = [each for each in cluster.jobs() if "ownerReferences" not in each["metadata"]]
     assert job["metadata"]["labels"]["task_id"] == "train"
+    assert taken(job["metadata"]["annotations"][REQUEST])
     shown = caplog.text + "".join(capsys.readouterr())
     assert "epoch 1/3: loss 0.5" in shown
     assert "look at this" in shown
@@ -68,6 +72,12 @@ def test_a_task_fails_with_the_words_of_the_stage(train, deferrable, caplog, cap
     assert train(deferrable, {"do": "fail", "error": "BadTrainingSet"}) == "failed"
     shown = caplog.text + "".join(capsys.readouterr())
     assert "BadTrainingSet: row 3: no good. Remedy: mend it" in shown, shown
+
+
+def test_a_trigger_tells_the_last_lines_of_another_pod_that_failed(train, caplog, capsys):
+    assert train(True, {"do": "exit", "code": 1, "pod": 1}) == "failed"
+    shown = caplog.text + "".join(capsys.readouterr())
+    assert re.search(r"pod \S+-1-\w+: the last words", shown), shown
 
 
 @pytest.mark.parametrize("deferrable", [False, True], ids=["in the worker", "in a trigger"])

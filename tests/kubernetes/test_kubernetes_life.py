@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from airflow_ml.compute import Phase, follow, wait
+from airflow_ml.compute.exchange import take
 from airflow_ml.compute.kubernetes.facts import index_of
 from airflow_ml.compute.kubernetes.names import INDEX, OWNER
+from airflow_ml.compute.kubernetes.pods import KubernetesPods
 from airflow_ml.compute.kubernetes.submitting import Submission
 from airflow_ml.lifecycle.errors import BadFile, JobFailed
 from airflow_ml.lifecycle.protocol import LEASE
@@ -42,6 +44,15 @@ def test_a_job_returns_its_result_and_its_lines_and_its_secrets_stay_secret(fake
     until(lambda: not cluster.pods())
     until(lambda: not cluster.list("Secret") + cluster.list("Service"))
     until(lambda: {each["metadata"]["name"] for each in cluster.list("ConfigMap")} <= {"kube-root-ca.crt"})
+
+
+def test_a_container_beside_the_worker_that_never_ends_does_not_keep_the_task(fake, api, cluster, request_of):
+    spec = fake.spec.model_copy(deep=True)
+    beside = {"name": "exporter", "image": spec.image, "command": ["sleep", "600"]}
+    spec.template["spec"]["containers"].append(beside)
+    compute = KubernetesPods(spec, api)
+    assert wait(compute, compute.submit(request_of(), {}), print).rows == 7
+    assert cluster.pods() == []
 
 
 def test_the_next_try_adopts_the_job_and_the_last_one_can_no_longer_end_it(fake, fake_of, api, cluster, request_of):
@@ -89,6 +100,20 @@ def test_another_request_of_the_task_ends_the_job_of_the_first(fake, cluster, re
     second = fake.submit(request_of(do="succeed", try_number=2), {})
     assert second.job.uid != first.job.uid
     assert wait(fake, second, print).rows == 7
+    assert len(cluster.jobs()) == 1
+
+
+def test_a_finished_job_answers_again_until_a_task_has_its_answer(fake, cluster, request_of):
+    first = fake.submit(request_of(workers=1), {})
+    assert wait(fake, first, print).rows == 7
+    # The worker was killed before it could say so.
+    second = fake.submit(request_of(workers=1, try_number=2), {})
+    assert second.job.uid == first.job.uid
+    take(second.folder)
+    # The task was cleared: what it was made from may be something else by now.
+    third = fake.submit(request_of(workers=1, try_number=3), {})
+    assert third.job.uid != first.job.uid
+    assert wait(fake, third, print).rows == 7
     assert len(cluster.jobs()) == 1
 
 
@@ -176,6 +201,16 @@ def test_pods_for_which_there_is_no_room_are_named_in_the_scheduler_s_words(
     assert cluster.jobs() == []
 
 
+def test_pods_that_may_not_be_made_are_explained_by_the_cluster(fake_of, api, cluster, request_of, compute_of):
+    quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}}
+    cluster.create(f"/api/v1/namespaces/{cluster.namespace}/resourcequotas", quota)
+    compute, lines = fake_of(api, start_timeout_s=6), []
+    with pytest.raises(JobFailed, match="FailedCreate: Error creating: pods is forbidden: exceeded quota") as caught:
+        wait(compute, compute.submit(request_of(), {}), lines.append)
+    assert "quota" in caught.value.remedy
+    assert [line for line in lines if line.startswith("WARNING job") and "exceeded quota" in line]
+
+
 def test_an_image_that_is_not_there_is_told_while_the_job_waits(fake_of, api, cluster, request_of):
     compute = fake_of(api, image="localhost/nowhere:1")
     handle = compute.submit(request_of(), {})
@@ -191,6 +226,14 @@ def test_an_image_that_is_not_there_is_told_while_the_job_waits(fake_of, api, cl
     assert cluster.pods() == []
 
 
+def test_a_program_that_is_not_there_fails_at_once(api, compute_of, cluster, request_of):
+    compute = KubernetesPods(compute_of(python="/nowhere/python"), api)
+    with pytest.raises(JobFailed, match=r"StartError.*/nowhere/python") as caught:
+        wait(compute, compute.submit(request_of(), {}), print)
+    assert "correct `python`" in caught.value.remedy
+    assert len(cluster.pods()) <= 2, "nothing was tried again"
+
+
 def test_a_job_whose_time_is_over_is_ended_by_the_cluster(fake, request_of):
     handle = fake.submit(request_of(do="sleep"), {}, timeout_s=3)
     with pytest.raises(JobFailed) as caught:
@@ -202,7 +245,8 @@ def test_what_nobody_waits_for_is_ended_by_the_next_who_comes(fake_of, api, clus
     compute = fake_of(api, template={"spec": {"nodeSelector": {"example.com/pool": "nowhere"}}})
     handle = compute.submit(request_of(do="sleep"), {})
     assert compute.end_orphans() == []
-    later = fake_of(api)
+    # Also where trainings are MPIJobs: the others are Jobs there, too.
+    later = fake_of(api, engine="mpijob")
     later.clock = lambda: time.time() + 2 * compute.spec.lease_s + 1
     assert (Path(handle.folder) / LEASE).exists()
     assert later.end_orphans() == [handle.job.name]

@@ -49,6 +49,12 @@ def test_a_template_that_kubernetes_refuses_is_refused_with_its_words_and_nothin
     assert cluster.jobs() == []
 
 
+def test_a_template_with_a_field_that_kubernetes_does_not_know_is_refused(cluster, tmp_path):
+    with pytest.raises(SpecError, match=r"the API server refuses the pods: .*unknown field .*nodeSelectr"):
+        submit_from(cluster.api, cluster.namespace, tmp_path, template={"spec": {"nodeSelectr": {"pool": "gpu"}}})
+    assert cluster.jobs() == []
+
+
 def test_missing_rights_are_all_named_before_anything_is_submitted(cluster, tmp_path):
     rules = [{"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["get", "list", "watch", "create"]}]
     token = token_of(cluster, "weak")
@@ -58,7 +64,8 @@ def test_missing_rights_are_all_named_before_anything_is_submitted(cluster, tmp_
     with pytest.raises(SpecError) as caught:
         submit_from(ClientApi(lambda: connect_as(token)), cluster.namespace, tmp_path)
     assert (
-        "may not patch jobs, delete jobs, list pods, watch pods, get pods/log, create configmaps" in caught.value.what
+        "may not patch jobs, delete jobs, list pods, watch pods, get pods/log, list events, create configmaps"
+        in caught.value.what
     )
     assert "role.yaml" in caught.value.remedy
     assert cluster.jobs() == []

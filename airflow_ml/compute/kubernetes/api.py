@@ -166,6 +166,7 @@ PLURALS: dict[str, str] = {
     "Job": "jobs",
     "MPIJob": "mpijobs",
     "Pod": "pods",
+    "Event": "events",
     "ConfigMap": "configmaps",
     "Secret": "secrets",
     "Service": "services",

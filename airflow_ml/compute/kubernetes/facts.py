@@ -1,5 +1,6 @@
 """What a pod says: whether it runs, which of the job's pods it is, and what a person should know of it. Pure."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,12 +20,15 @@ REMEDIES = {
     "StartError": "correct `python` of the compute, or the image: the program is not there",
     "ContainerCannotRun": "correct `python` of the compute, or the image: the program is not there",
     "Unschedulable": "wait for room, ask for less in the template, or correct its node selector and tolerations",
+    "FailedCreate": "ask for less, or correct the template: quota, service account, priority class of the namespace",
+    **dict.fromkeys(("FailedMount", "FailedAttachVolume"), "correct the volumes of the pod template"),
     "OOMKilled": "raise the memory limit in the template, use more workers, or a shorter window",
     "Evicted": "raise the requests in the template to what the pods use",
     "DeadlineExceeded": "raise the task's execution_timeout",
 }
 
 _LAST_LINES = 3
+_OOM = "the container needed more than its memory limit"
 
 
 @dataclass(frozen=True)
@@ -36,12 +40,14 @@ class Fact:
         reason: One word, as Kubernetes says it.
         message: A sentence, as Kubernetes says it.
         final: Whether the pod has ended with it.
+        kind: Of the object, where it is no pod.
     """
 
     pod: str
     reason: str
     message: str
     final: bool = False
+    kind: str = "pod"
 
     @property
     def remedy(self) -> str:
@@ -49,13 +55,19 @@ class Fact:
         return REMEDIES.get(self.reason, "")
 
     def __str__(self) -> str:
-        return f"pod {self.pod}: {self.reason}" + (f": {self.message}" if self.message else "")
+        return f"{self.kind} {self.pod}: {self.reason}" + (f": {self.message}" if self.message else "")
 
 
 def started(pod: Object) -> bool:
     """Whether the worker's container runs, or has."""
     status = _base_status(pod)
     return status is not None and ("running" in status or "terminated" in status)
+
+
+def ended_at(pod: Object) -> str | None:
+    """When the worker's container ended, as Kubernetes writes it; None for one that has not."""
+    found = (_base_status(pod) or {}).get("terminated", {}).get("finishedAt")
+    return None if found is None else str(found)
 
 
 def facts_of(pod: Object) -> Iterable[Fact]:
@@ -69,6 +81,10 @@ def facts_of(pod: Object) -> Iterable[Fact]:
             yield Fact(name, str(condition.get("reason", "Unschedulable")), str(condition.get("message", "")).strip())
         elif condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             yield Fact(name, str(condition.get("reason", "Disrupted")), str(condition.get("message", "")), final=True)
+    yield from _beside_base(pod)
+    if _last_of_base(pod).get("reason") == "OOMKilled":
+        # Its container was started anew in its place, as those of an MPIJob are.
+        yield Fact(name, "OOMKilled", _OOM, final=True)
     state = _base_status(pod) or {}
     waiting = state.get("waiting", {})
     if waiting.get("reason") in REMEDIES:
@@ -80,13 +96,67 @@ def facts_of(pod: Object) -> Iterable[Fact]:
         return
     reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
     if reason == "OOMKilled":
-        message = "the container needed more than its memory limit"
+        message = _OOM
     elif code == KILLED:
         reason, message = "Killed", f"exit code {code}"
     elif reason not in REMEDIES:
-        last = " | ".join(message.splitlines()[-_LAST_LINES:])
-        message = f"exit code {code}" + (f", last lines: {last}" if last else "")
+        message = _exit(code, message)
     yield Fact(name, reason, message, final=True)
+
+
+EVENTS: Mapping[str, str] = {"fieldSelector": "type=Warning"}
+"""Query for the events of a namespace that may say why pods do not start."""
+
+_TOLD = ("FailedCreate", "FailedMount", "FailedAttachVolume")
+"""Reasons of events that no pod's status has."""
+
+
+def facts_of_events(events: Iterable[Object], of: Iterable[Object]) -> list[Fact]:
+    """Why a job has no pods, or why they do not start.
+
+    Args:
+        events: Of the namespace.
+        of: The jobs and pods that are looked at.
+    """
+    uids = {each["metadata"].get("uid") for each in of}
+    found = [
+        Fact(
+            pod=str(event["involvedObject"]["name"]),
+            reason=event["reason"],
+            # A pod that could not be made has another name each time.
+            message=re.sub(r'pods "[^"]*"', "pods", str(event.get("message", "")).strip()),
+            kind=str(event["involvedObject"]["kind"]).lower(),
+        )
+        for event in events
+        if event.get("reason") in _TOLD and event["involvedObject"].get("uid") in uids
+    ]
+    return list(dict.fromkeys(found))
+
+
+def _beside_base(pod: Object) -> Iterable[Fact]:
+    """What is wrong with the containers that the user's template has brought along."""
+    name, status = name_of(pod), pod.get("status", {})
+    inits = status.get("initContainerStatuses") or ()
+    for each in (*inits, *(status.get("containerStatuses") or ())):
+        state = each.get("state") or {}
+        waiting, ended = state.get("waiting", {}), state.get("terminated", {})
+        if each["name"] == BASE:
+            continue
+        where = f"container {each['name']}: "
+        if waiting.get("reason") in REMEDIES:
+            yield Fact(name, waiting["reason"], where + str(waiting.get("message", "")).strip())
+        elif each in inits and status.get("phase") == "Failed" and ended.get("exitCode", 0):
+            # Nothing else has run: it is why the pod has failed.
+            reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
+            known = {"OOMKilled": _OOM}.get(
+                reason, message if reason in REMEDIES else _exit(ended["exitCode"], message)
+            )
+            yield Fact(name, reason, where + known, final=True)
+
+
+def _exit(code: int, message: str) -> str:
+    last = " | ".join(message.splitlines()[-_LAST_LINES:])
+    return f"exit code {code}" + (f", last lines: {last}" if last else "")
 
 
 def index_of(pod: Object) -> int:
@@ -106,6 +176,15 @@ def main_pod(pods: Sequence[Object]) -> Object | None:
     """The newest pod 0: the one whose log is the task's."""
     found = [pod for pod in pods if index_of(pod) == 0]
     return max(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+
+
+def _last_of_base(pod: Object) -> Mapping[str, Any]:
+    """How the worker's container ended the last time, where it was started anew."""
+    for status in pod.get("status", {}).get("containerStatuses") or ():
+        if status["name"] == BASE:
+            ended: Mapping[str, Any] = (status.get("lastState") or {}).get("terminated") or {}
+            return ended
+    return {}
 
 
 def _base_status(pod: Object) -> Mapping[str, Any] | None:

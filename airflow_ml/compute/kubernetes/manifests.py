@@ -35,7 +35,7 @@ from airflow_ml.compute.kubernetes.podspec import Role, Shape, pod, shape_of
 from airflow_ml.compute.kubernetes.queues import NO_QUEUE, QUEUE
 from airflow_ml.compute.kubernetes.templates import BASE, Object, check
 from airflow_ml.lifecycle.errors import SpecError
-from airflow_ml.lifecycle.protocol import BROKEN, FAILED, GAVE_UP
+from airflow_ml.lifecycle.protocol import BROKEN, FAILED, GAVE_UP, NOT_STARTED
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute
 
@@ -152,7 +152,7 @@ def _indexed_job(metadata: Object, template: Object, pods: int, compute: Kuberne
             "podReplacementPolicy": "Failed",
             # Not 137: a pod that somebody killed is replaced, and one that was killed for its memory, which ends the
             # same way, is known by its reason only. Whoever waits for the job ends it then.
-            "podFailurePolicy": {"rules": [_DISRUPTED, _exits("FailJob", FAILED, BROKEN)]},
+            "podFailurePolicy": {"rules": [_DISRUPTED, _exits("FailJob", FAILED, BROKEN, NOT_STARTED)]},
             "template": template,
         },
     }
@@ -178,7 +178,7 @@ def _workers(
         "successPolicy": {"rules": [{"succeededCount": 1}]},
         "podReplacementPolicy": "Failed",
         "podFailurePolicy": {
-            "rules": [_DISRUPTED, _exits("FailJob", FAILED), _exits("FailIndex", BROKEN, GAVE_UP)],
+            "rules": [_DISRUPTED, _exits("FailJob", FAILED, NOT_STARTED), _exits("FailIndex", BROKEN, GAVE_UP)],
         },
         "template": template,
     }

@@ -1,10 +1,12 @@
 """The objects of jobs in one namespace: found, created, changed and deleted as they were seen."""
 
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from airflow_ml.compute.kubernetes.api import METADATA, Api, ApiError, path_of
+from airflow_ml.compute.kubernetes.facts import EVENTS
 from airflow_ml.compute.kubernetes.names import JOB, MANAGED, PART_OF, REQUEST, WORKERS, Engine, engine_of_kind
 from airflow_ml.compute.kubernetes.queues import GROUP_PATH, JOB_UID, queue_of, version_of
 from airflow_ml.lifecycle.errors import ClusterError
@@ -72,6 +74,12 @@ class Objects:
         path = path_of(engine.version, engine.kind, self._namespace)
         items = self._api.call("GET", path, {"labelSelector": selector}, accept=METADATA)["items"] or ()
         return [item for item in items if not item["metadata"].get("ownerReferences")]
+
+    def warnings(self) -> list[Object]:
+        """Events of the namespace that may say why pods do not start; none where we may not see them."""
+        with contextlib.suppress(ApiError):
+            return list(self._api.call("GET", path_of("v1", "Event", self._namespace), EVENTS)["items"] or ())
+        return []
 
     def log(self, pod: str, query: Mapping[str, Any]) -> str:
         """What a pod has said; nothing when it has not started, or its node is gone."""

@@ -10,7 +10,16 @@ from datetime import datetime
 from typing import Any
 
 from airflow_ml.compute.base import JobState, Phase
-from airflow_ml.compute.kubernetes.facts import REMEDIES, Fact, facts_of, main_pod, name_of, started
+from airflow_ml.compute.kubernetes.facts import (
+    REMEDIES,
+    Fact,
+    ended_at,
+    facts_of,
+    facts_of_events,
+    main_pod,
+    name_of,
+    started,
+)
 from airflow_ml.compute.kubernetes.names import FEWEST
 from airflow_ml.compute.kubernetes.queues import waits
 from airflow_ml.lifecycle.errors import AirflowMLError
@@ -24,6 +33,12 @@ _SUCCEEDED = ("SuccessCriteriaMet", "Complete", "Succeeded")
 
 _ANSWER_S = 60.0
 """How long what ended well may take to be seen: an answer after its job, a coordinator after its workers."""
+_HELD_OPEN_S = 20.0
+"""How long a pod may take to end when its work has: another container of the template may never end."""
+_NO_ANSWER: Object = {
+    "reason": "Ended",
+    "message": "pod 0 gave no answer, and another container keeps it open",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +48,8 @@ class Observation:
     Attributes:
         state: How far the job is.
         facts: Of its pods.
-        to_end: Whether it still runs and is to be ended: it has not started in time, or its memory is too small.
+        to_end: Whether it still runs and is to be ended: it has not started in time, its memory is too small, or its
+            work is done.
         ran: Whether as many of its pods as it needs have run: those that are missing now are replaced.
         queued: What it waits for in its queue; None when it does not.
     """
@@ -54,6 +70,7 @@ def observe(
     workers: Object | None = None,
     ran: bool = False,
     workload: Object | None = None,
+    events: Sequence[Object] = (),
 ) -> Observation:
     """How far a job is.
 
@@ -66,8 +83,10 @@ def observe(
         workers: The Job of those that train, where they have one.
         ran: What the last look said of it: Kubernetes does not count the pods that were evicted.
         workload: What a queue says of the job, or of the workers.
+        events: Of the namespace, while the job is `starting`.
     """
     facts = tuple(fact for pod in sorted(pods, key=name_of) for fact in facts_of(pod))
+    facts += tuple(facts_of_events(events, [each for each in (job, workers, *pods) if each is not None]))
     if job is None:
         return Observation(JobState(Phase.ENDED, None, response), facts)
     conditions = _conditions(job)
@@ -83,6 +102,9 @@ def observe(
     if any(fact.reason == "OOMKilled" for fact in facts):
         # The same again would end the same way.
         return Observation(_ended({}, facts, None), facts, to_end=True)
+    if _held_open(pods, now):
+        done = isinstance(response, JobResult)
+        return Observation(_ended(None if done else _NO_ANSWER, facts, response), facts, to_end=True)
     given_up = _given_up(workers, now)
     if given_up is not None:
         return Observation(_ended(given_up, facts, response), facts, to_end=True)
@@ -100,9 +122,19 @@ def observe(
     return Observation(JobState(Phase.RUNNING), facts, ran=ran)
 
 
+def starting(job: Object | None, ran: bool) -> bool:
+    """Whether pods of a job are on their way: why they do not come is worth asking for."""
+    return job is not None and not ran and "startTime" in job.get("status", {}) and not may_have_ended(job)
+
+
 def may_have_ended(job: Object | None) -> bool:
-    """Whether the answer is worth reading: a job that runs or waits has none that counts."""
+    """Whether a job is gone, or says that it has ended."""
     return job is None or not _conditions(job).keys().isdisjoint((*_FAILED, *_SUCCEEDED))
+
+
+def may_have_answered(job: Object | None, pods: Sequence[Object], now: float) -> bool:
+    """Whether the answer is worth reading: a job that runs or waits has none that counts."""
+    return may_have_ended(job) or _held_open(pods, now)
 
 
 def held(job: Object) -> bool:
@@ -134,6 +166,17 @@ def _ended(failure: Object | None, facts: Sequence[Fact], response: JobResult | 
         # Pod 0 saw only that it lost a peer.
         response = None
     return JobState(Phase.ENDED, None, response, detail, remedy)
+
+
+def _held_open(pods: Sequence[Object], now: float) -> bool:
+    """Whether the pod that answers has ended for itself, and another container keeps it."""
+    first = main_pod(pods)
+    at = seconds_of(ended_at(first)) if first is not None else None
+    return first is not None and at is not None and _runs(first) and now - at > _HELD_OPEN_S
+
+
+def _runs(pod: Object) -> bool:
+    return bool(pod.get("status", {}).get("phase") == "Running") and not pod["metadata"].get("deletionTimestamp")
 
 
 def _given_up(workers: Object | None, now: float) -> Object | None:

@@ -9,18 +9,20 @@ from typing import ClassVar
 from airflow_ml.compute.base import TIMEOUT_S, Handle, JobState, Phase, RemoteJob
 from airflow_ml.compute.exchange import read_response, renew, waited_for
 from airflow_ml.compute.kubernetes.api import Api, ApiError
-from airflow_ml.compute.kubernetes.facts import index_of, name_of
+from airflow_ml.compute.kubernetes.facts import name_of
 from airflow_ml.compute.kubernetes.manifests import manifests
 from airflow_ml.compute.kubernetes.names import JOB, MPI_JOB, OWNER, REQUEST, engine_of_kind
 from airflow_ml.compute.kubernetes.objects import POLL_S, Object, Objects, annotation
-from airflow_ml.compute.kubernetes.observing import Observation, held, may_have_ended, observe
+from airflow_ml.compute.kubernetes.observing import Observation, held, may_have_ended, observe, starting
 from airflow_ml.compute.kubernetes.queues import require_queue
 from airflow_ml.compute.kubernetes.rights import require_rights
 from airflow_ml.compute.kubernetes.submitting import TRIES, Submission
-from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told
+from airflow_ml.compute.kubernetes.telling import LAST_LINES, Told, last_lines, others
 from airflow_ml.lifecycle.errors import AirflowMLError, SpecError
 from airflow_ml.lifecycle.requests import JobRequest
 from airflow_ml.spec import KubernetesCompute
+
+_EVENTS_S = 5.0
 
 
 @dataclass
@@ -32,6 +34,8 @@ class Seen:
     told: Told = field(default_factory=Told)
     away: bool = False
     lines: list[str] = field(default_factory=list)
+    events: list[Object] = field(default_factory=list)
+    asked: float = 0.0
 
 
 class KubernetesPods:
@@ -102,9 +106,13 @@ class KubernetesPods:
             seen.away = False
         # After the look at the job: it answers before it ends.
         response = read_response(handle.folder)
-        seen.observation = observe(
-            job, seen.pods, response, self.clock(), self.spec.start_timeout_s, workers, seen.observation.ran, workload
-        )
+        now, ran = self.clock(), seen.observation.ran
+        if not starting(job, ran):
+            seen.events = []
+        elif now - seen.asked >= _EVENTS_S:
+            seen.events, seen.asked = self.objects.warnings(), now
+        limit_s = self.spec.start_timeout_s
+        seen.observation = observe(job, seen.pods, response, now, limit_s, workers, ran, workload, seen.events)
         return seen.observation.state
 
     def logs(self, handle: Handle) -> list[str]:
@@ -122,11 +130,8 @@ class KubernetesPods:
 
     def _last_lines(self, seen: Seen) -> list[str]:
         found: list[str] = []
-        for pod in sorted(seen.pods, key=index_of):
-            if index_of(pod) == 0:
-                continue
-            text = self.objects.log(name_of(pod), {"container": "base", "tailLines": LAST_LINES})
-            found += [f"INFO pod {name_of(pod)}: {line}" for line in text.splitlines()]
+        for pod in others(seen.pods):
+            found += last_lines(pod, self.objects.log(name_of(pod), LAST_LINES))
         seen.pods = []
         return found
 
@@ -157,8 +162,9 @@ class KubernetesPods:
         A job with pods ends itself: this is for those that have not started, and for pods that hang.
         """
         ended: list[str] = []
-        engine = MPI_JOB if self.spec.engine == "mpijob" else JOB
-        for item in self.objects.submitted(engine):
+        # Stages other than a training are Jobs on a cluster of MPIJobs, too.
+        engines = [JOB, MPI_JOB] if self.spec.engine == "mpijob" else [JOB]
+        for engine, item in [(each, item) for each in engines for item in self.objects.submitted(each)]:
             metadata = item["metadata"]
             folder = annotation(item, REQUEST) or ""
             # Its status may change while we look; whoever takes it meanwhile renews the lease.

@@ -10,6 +10,7 @@ NEEDED: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     ("batch", "jobs", _ALL),
     ("", "pods", ("list", "watch")),
     ("", "pods/log", ("get",)),
+    ("", "events", ("list",)),
     ("", "configmaps", ("create",)),
     ("", "secrets", ("create",)),
     ("", "services", ("create",)),

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from airflow_ml.compute.base import Handle, RemoteJob
-from airflow_ml.compute.exchange import remove_old, renew, write_request
+from airflow_ml.compute.exchange import remove_old, renew, taken, write_request
 from airflow_ml.compute.kubernetes.api import ApiError
 from airflow_ml.compute.kubernetes.manifests import Manifests, manifests
 from airflow_ml.compute.kubernetes.names import (
@@ -85,7 +85,8 @@ class Submission:
         made = manifests(self.request, self.spec, str(folder), secrets, random.token_hex(32), self.timeout_s)
         for each in made.jobs:
             try:
-                self.objects.create(each, {"dryRun": "All"})
+                # Strict: a field that Kubernetes does not know would be left out without a word.
+                self.objects.create(each, {"dryRun": "All", "fieldValidation": "Strict"})
             except ApiError as error:
                 if error.reason != "AlreadyExists":
                     raise
@@ -142,6 +143,8 @@ class Submission:
             complete
             and SUBMITTED in annotations
             and Path(annotations[REQUEST]).is_dir()
+            # What it answered is of then: a task that is cleared asks again, and the stage looks what is current.
+            and not taken(annotations[REQUEST])
             and metadata["labels"].get(FINGERPRINT) == request_fingerprint(self.request, self.spec)[:32]
             and not any(failed(each) for each in (found, workers) if each is not None)
         )

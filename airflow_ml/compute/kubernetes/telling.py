@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from airflow_ml.compute.base import Phase
-from airflow_ml.compute.kubernetes.facts import Fact, main_pod, name_of
+from airflow_ml.compute.kubernetes.facts import Fact, index_of, main_pod, name_of
 from airflow_ml.compute.kubernetes.observing import Observation
 
 Object = Mapping[str, Any]
 
 LOG_BYTES = 1 << 20
-LAST_LINES = 15
+LAST_LINES: Mapping[str, Any] = {"container": "base", "tailLines": 15}
+"""Query for the end of a log."""
 
 
 @dataclass
@@ -34,7 +35,7 @@ class Told:
         """Lines for what was not told yet."""
         new = [fact for fact in seen.facts if fact not in self.facts]
         self.facts.update(new)
-        return [*self._queue(seen), *(f"WARNING {fact}" for fact in new)]
+        return [*self._queue(seen), *map(_warning, new)]
 
     def _queue(self, seen: Observation) -> list[str]:
         if seen.queued is None:
@@ -65,3 +66,17 @@ class Told:
                 self.until = at
                 found.append(words)
         return found
+
+
+def others(pods: Sequence[Object]) -> list[Object]:
+    """Pods whose logs are not the task's, in their order."""
+    return [pod for pod in sorted(pods, key=index_of) if index_of(pod) != 0]
+
+
+def last_lines(pod: Object, text: str) -> list[str]:
+    """The end of another pod's log, as lines of the task's."""
+    return [f"INFO pod {name_of(pod)}: {line}" for line in text.splitlines()]
+
+
+def _warning(fact: Fact) -> str:
+    return f"WARNING {fact}" + (f". Remedy: {fact.remedy}" if fact.remedy else "")

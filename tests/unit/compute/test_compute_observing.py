@@ -89,6 +89,22 @@ def test_an_mpi_job_has_a_launcher_and_its_workers():
     assert follow(look(job(("Succeeded", {})), [], RESULT).state).result is RESULT
 
 
+def test_what_keeps_a_pod_open_that_has_answered_does_not_keep_its_task():
+    pods = [pod(0, terminated={"exitCode": 0, "finishedAt": START}), pod(1, **RUNNING)]
+    assert look(job(), pods, RESULT, after=19).state.phase is Phase.RUNNING
+    found = look(job(), pods, RESULT, after=21)
+    assert found.to_end
+    assert follow(found.state).result is RESULT
+    error = BadFile("no good", where="row 3")
+    pods[0] = pod(0, terminated={"exitCode": 1, "finishedAt": START})
+    assert follow(look(job(), pods, error, after=21).state).error is error
+    killed = [pod(0, terminated={"exitCode": 137, "reason": "Error", "finishedAt": START}), pod(1, **RUNNING)]
+    assert "Killed" in follow(look(job(), killed, after=21).state).error.what
+    # One that has ended whole is replaced by its Job.
+    killed[0]["status"]["phase"] = "Failed"
+    assert look(job(), killed, after=21).state.phase is Phase.RUNNING
+
+
 def elastic(*conditions, **status):
     """The two jobs of an elastic training that needs one of its workers: the coordinator's, and theirs."""
     return job(), job(*conditions, **status)
@@ -272,6 +288,31 @@ def test_what_is_wrong_with_a_pod_is_told_in_the_cluster_s_words(state, said):
 )
 def test_what_is_as_it_should_be_is_no_news(state):
     assert look(job(), [pod(1, **state)]).facts == ()
+
+
+def test_a_container_of_the_template_that_holds_up_or_fails_the_pod_is_named():
+    waiting = pod(1)
+    pull = {"waiting": {"reason": "ErrImagePull", "message": "not found"}}
+    waiting["status"]["initContainerStatuses"] = [{"name": "prepare", "state": pull}]
+    beside = pod(1, **RUNNING)
+    beside["status"]["containerStatuses"].append({"name": "exporter", "state": pull})
+    for each, name in ((waiting, "prepare"), (beside, "exporter")):
+        (fact,) = look(job(), [each]).facts
+        assert str(fact) == f"pod j-1-abcde: ErrImagePull: container {name}: not found"
+        assert "pull secret" in Told().news(look(job(), [each]))[0]
+    ended = {"terminated": {"exitCode": 3, "reason": "Error", "message": "no data here"}}
+    failed = pod(1, waiting={"reason": "PodInitializing"})
+    failed["status"] |= {"phase": "Failed", "initContainerStatuses": [{"name": "prepare", "state": ended}]}
+    error = follow(look(job(FAILED), [failed]).state).error
+    assert "container prepare: exit code 3, last lines: no data here" in error.what
+
+
+def test_a_container_that_was_started_anew_after_it_needed_too_much_memory_ends_the_job():
+    again = pod(1, **RUNNING)
+    again["status"]["containerStatuses"][0]["lastState"] = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+    found = look(job(), [pod(0, **RUNNING), again])
+    assert found.to_end
+    assert "raise the memory limit" in follow(found.state).error.remedy
 
 
 def test_an_evicted_pod_says_why():

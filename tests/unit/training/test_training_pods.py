@@ -20,7 +20,7 @@ import torch
 from airflow_ml.lifecycle.errors import TrainingFailed
 from airflow_ml.lifecycle.protocol import FAILED, RESPONSE
 from airflow_ml.training import model_files
-from airflow_ml.training.launch import launch
+from airflow_ml.training.launch import launch, rendezvous, slot_environment
 from airflow_ml.training.pods import launch_on_pods
 from airflow_ml.training.usage import USAGE
 from airflow_ml.training.world import World
@@ -31,6 +31,19 @@ pytestmark = pytest.mark.slow
 
 def weights(job):
     return torch.export.load(Path(job.out) / model_files.PROGRAM).state_dict
+
+
+def test_ranks_know_their_place_in_their_pod_and_across_pods():
+    # Pod 1 of an elastic training is missing.
+    with rendezvous("pod-0:2,pod-2:2", 4, "127.0.0.1") as (_, slots):
+        found = [slot_environment(slot) for slot in slots]
+    names = ("HOSTNAME", "RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE", "CROSS_RANK", "CROSS_SIZE")
+    assert [tuple(each[f"HOROVOD_{name}"] for name in names) for each in found] == [
+        ("pod-0", "0", "4", "0", "2", "0", "2"),
+        ("pod-0", "1", "4", "1", "2", "0", "2"),
+        ("pod-2", "2", "4", "0", "2", "1", "2"),
+        ("pod-2", "3", "4", "1", "2", "1", "2"),
+    ]
 
 
 @pytest.fixture
