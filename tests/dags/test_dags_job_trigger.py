@@ -107,7 +107,7 @@ def test_a_job_for_which_nobody_makes_pods_is_ended_in_time():
     }
 
     async def follow():
-        watch = JobWatch("nowhere", "ml", JOB)
+        watch = JobWatch("nowhere", "ml", JOB, queued=False)
         watch._take_job(job, deleted=False)
         watch.listed.set()
         trigger = trigger_of(Ending, tell_s=0.1)
