@@ -37,6 +37,8 @@ GROUP_ROWS = 8192
 ROUNDS = 5
 PARAMS = {"epochs": 4, "batch_size": 1024, "patience": 100}
 WINDOW_ROWS = 32_768
+HIDDEN = ((256, 128), (1024, 512))
+"""Widths of the layers: those of the default, whose steps take a few milliseconds, and of a network of larger steps."""
 
 
 class Ddp(Exchange):
@@ -119,11 +121,18 @@ def run() -> Report:
 
 
 def _measured(folder: Path) -> Report:
-    fought = _train(folder, "ddp", 2, fit="tests.bench.ddp:fit", store=str(folder / "store"))[0]
-    ours, theirs = (
-        median([value for key, value in fought.items() if key.startswith(f"{name} ")])
-        for name in ("Horovod", "torch DDP")
-    )
+    fought = {}
+    exchanges: list[tuple[str, str, float, float]] = []
+    for hidden in HIDDEN:
+        name = "-".join(map(str, hidden))
+        store = str(folder / f"store-{name}")
+        found = _train(folder, f"ddp-{name}", 2, fit="tests.bench.ddp:fit", store=store, hidden=hidden)[0]
+        fought[name] = found
+        ours, theirs = (
+            median([value for key, value in found.items() if key.startswith(f"{exchange} ")])
+            for exchange in ("Horovod", "torch DDP")
+        )
+        exchanges += [(name, "Horovod", ours, ours / theirs), (name, "torch DDP, gloo", theirs, 1.0)]
     alone, both = (_train(folder, f"ranks-{workers}", workers)[1:] for workers in (1, 2))
     streamed = _train(folder, "streamed", 2, window_rows=WINDOW_ROWS)[1:]
     speed = {name: median([e["rows_per_s"] for e in each]) for name, each in (("one", alone), ("two", both))}
@@ -133,8 +142,8 @@ def _measured(folder: Path) -> Report:
     tables = (
         Table(
             "An epoch of two ranks, seconds (goal: ≤ 1.05 of torch DDP)",
-            ("exchange", "median epoch", "of torch DDP"),
-            (("Horovod", ours, ours / theirs), ("torch DDP, gloo", theirs, 1.0)),
+            ("layers", "exchange", "median epoch", "of torch DDP"),
+            tuple(exchanges),
         ),
         Table(
             "Rows a second",
