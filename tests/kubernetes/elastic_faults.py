@@ -328,7 +328,7 @@ def main() -> int:
                     expected = training.result
                     continue
                 trials.append(disturb(training, fault, expected))
-                print(trials[-1], flush=True)
+                print(f"{fault.name}: {'; '.join(trials[-1].wrong) or 'as it must be'}", flush=True)
     print(table(trials, expected))
     return 1 if any(trial.wrong for trial in trials) else 0
 
