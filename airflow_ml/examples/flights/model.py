@@ -159,8 +159,8 @@ flights = Model(
         # A machine that trains, scores and serves at once answers late now and then.
         online=Online(deadline_ms=2000),
         # Half a minute, for a demo. A model that is retrained because the world has changed is meant to score
-        # otherwise: the storms of December move its probabilities by a PSI of .5 to .7, and in small samples by more. If
-        # they are right, labels tell.
+        # otherwise: the storms of December move its probabilities by a PSI of .5 to .7, and by more in small samples.
+        # If they are right, labels tell.
         canary=Canary(
             shadow=False,
             steps=(0.2, 0.5),
