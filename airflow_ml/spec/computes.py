@@ -64,6 +64,7 @@ def _pod_template(value: Any) -> Any:
 
 _LISTS = {"containers": "name", "initContainers": "name", "volumes": "name", "env": "name", "volumeMounts": "mountPath"}
 """Lists of a pod that are merged, and what each of their items has."""
+_MAPPINGS = ("labels", "annotations", "resources")
 
 
 def _shaped(template: dict[str, Any]) -> None:
@@ -73,25 +74,27 @@ def _shaped(template: dict[str, Any]) -> None:
         raise ValueError(
             f"it has {', '.join(unknown)} beside `metadata` and `spec`; indent what belongs to one of them"
         )
-    places = [("metadata", template.get("metadata")), ("spec", template.get("spec"))]
-    if isinstance(template.get("metadata"), dict):
-        places += [(f"metadata.{name}", template["metadata"].get(name)) for name in ("labels", "annotations")]
-    while places:
-        where, value = places.pop(0)
-        if value is not None and not isinstance(value, dict):
-            raise ValueError(f"{where} is a {type(value).__name__}; it is a mapping")
-        for name, key in _LISTS.items():
-            items = (value or {}).get(name)
-            if items is not None and not isinstance(items, list):
-                raise ValueError(f"{where}.{name} is a {type(items).__name__}; it is a list")
-            for number, item in enumerate(items or ()):
-                at = f"{where}.{name}[{number}]"
-                if isinstance(item, dict) and key not in item and name != "containers":
-                    raise ValueError(f"{at} has no {key}; add it")
-                places += [
-                    (at, item),
-                    *([(f"{at}.resources", item.get("resources"))] if isinstance(item, dict) else ()),
-                ]
+    for name in ("metadata", "spec"):
+        _mapping(name, template.get(name))
+
+
+def _mapping(where: str, value: Any) -> None:
+    """Refuse a part of a pod that is no mapping, or has lists or mappings that are none."""
+    if value is None:
+        return
+    if not isinstance(value, dict):
+        raise ValueError(f"{where} is a {type(value).__name__}; it is a mapping")
+    for name in _MAPPINGS:
+        _mapping(f"{where}.{name}", value.get(name))
+    for name, key in _LISTS.items():
+        items = value.get(name)
+        if items is not None and not isinstance(items, list):
+            raise ValueError(f"{where}.{name} is a {type(items).__name__}; it is a list")
+        for number, item in enumerate(items or ()):
+            at = f"{where}.{name}[{number}]"
+            if isinstance(item, dict) and key not in item and name != "containers":
+                raise ValueError(f"{at} has no {key}; add it")
+            _mapping(at, item)
 
 
 def _plain(value: Any) -> Any:

@@ -9,9 +9,7 @@ machine, so that processes in pods can be killed, and the network of a pod be cu
 """
 
 import argparse
-import os
 import re
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +19,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from airflow_ml.compute import follow
 from airflow_ml.compute.base import Handle
 from airflow_ml.compute.kubernetes.api import ClientApi, path_of
@@ -29,7 +29,7 @@ from airflow_ml.compute.kubernetes.pods import KubernetesPods
 from airflow_ml.lifecycle.errors import AirflowMLError
 from airflow_ml.lifecycle.requests import Coordinates, JobRequest, JobResult
 from tests.support.checkpoints import checkpoints_of
-from tests.support.kube_audit import processes
+from tests.support.kube_audit import kill_process, processes
 from tests.support.kube_cluster import Cluster, connect, namespace, real_compute, until
 from tests.unit.training.conftest import model, requested, write_splits
 
@@ -70,7 +70,7 @@ class Training(threading.Thread):
 
     def __init__(self, cluster: Cluster, base: Path, splits: Path, name: str, number: int) -> None:
         super().__init__(daemon=True)
-        self.cluster, self.name_ = cluster, name
+        self.cluster, self.run_id = cluster, name
         self.lines: list[tuple[float, str]] = []
         self.result: JobResult | None = None
         self.error: AirflowMLError | None = None
@@ -109,7 +109,7 @@ class Training(threading.Thread):
 
     def pod(self, role: str, index: int) -> str:
         """Name of a pod that runs."""
-        selector = f"run_id={self.name_},{ROLE}={role},{INDEX}={index}"
+        selector = f"run_id={self.run_id},{ROLE}={role},{INDEX}={index}"
         running = [pod for pod in self.cluster.list("Pod", selector) if pod["status"].get("phase") == "Running"]
         return str(running[-1]["metadata"]["name"])
 
@@ -120,20 +120,19 @@ class Training(threading.Thread):
 
     def process(self, index: int) -> int:
         """First process of a pod that trains; not of pod 0, whose index the coordinator has, too."""
-        (found,) = (pid for pid, told in processes().items() if told == (self.name_, str(index)))
+        (found,) = (pid for pid, told in processes().items() if told == (self.run_id, str(index)))
         return found
 
 
 def rank_killed(training: Training) -> None:
     """The rank, whose pod has a warm one in reserve."""
-    agent = training.process(1)
-    children = Path(f"/proc/{agent}/task/{agent}/children").read_text().split()
-    os.kill(min(map(int, children), key=_started), signal.SIGKILL)
+    ranks = psutil.Process(training.process(1)).children()
+    min(ranks, key=lambda rank: rank.create_time()).kill()
 
 
 def process_killed(training: Training) -> None:
     """The first process of the pod, and so all of them."""
-    os.kill(training.process(1), signal.SIGKILL)
+    assert kill_process(training.run_id, "1")
 
 
 def deleted(training: Training) -> None:
@@ -284,14 +283,6 @@ def _lingering(cluster: Cluster) -> list[str]:
         if not left or time.monotonic() > deadline:
             return [str(pod["metadata"]["name"]) for pod in left]
         time.sleep(0.5)
-
-
-def _started(pid: int) -> int:
-    """When a process began, in clock ticks.
-
-    Source: https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html
-    """
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
 
 
 def table(trials: Sequence[Trial], undisturbed: JobResult) -> str:

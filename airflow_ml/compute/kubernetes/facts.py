@@ -60,13 +60,13 @@ class Fact:
 
 def started(pod: Object) -> bool:
     """Whether the worker's container runs, or has."""
-    status = _base_status(pod)
-    return status is not None and ("running" in status or "terminated" in status)
+    state = _base_state(pod)
+    return "running" in state or "terminated" in state
 
 
 def ended_at(pod: Object) -> str | None:
     """When the worker's container ended, as Kubernetes writes it; None for one that has not."""
-    found = (_base_status(pod) or {}).get("terminated", {}).get("finishedAt")
+    found = _base_state(pod).get("terminated", {}).get("finishedAt")
     return None if found is None else str(found)
 
 
@@ -82,10 +82,10 @@ def facts_of(pod: Object) -> Iterable[Fact]:
         elif condition["type"] == "DisruptionTarget" and condition["status"] == "True":
             yield Fact(name, str(condition.get("reason", "Disrupted")), str(condition.get("message", "")), final=True)
     yield from _beside_base(pod)
-    if _last_of_base(pod).get("reason") == "OOMKilled":
+    if ((_base(pod).get("lastState") or {}).get("terminated") or {}).get("reason") == "OOMKilled":
         # Its container was started anew in its place, as those of an MPIJob are.
         yield Fact(name, "OOMKilled", _OOM, final=True)
-    state = _base_status(pod) or {}
+    state = _base_state(pod)
     waiting = state.get("waiting", {})
     if waiting.get("reason") in REMEDIES:
         yield Fact(name, waiting["reason"], str(waiting.get("message", "")).strip())
@@ -94,14 +94,10 @@ def facts_of(pod: Object) -> Iterable[Fact]:
     # Asked to go: with its job, or by whoever says so in a condition.
     if code in (0, LEFT):
         return
-    reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
-    if reason == "OOMKilled":
-        message = _OOM
-    elif code == KILLED:
-        reason, message = "Killed", f"exit code {code}"
-    elif reason not in REMEDIES:
-        message = _exit(code, message)
-    yield Fact(name, reason, message, final=True)
+    fact = _ended(name, ended)
+    yield (
+        Fact(name, "Killed", f"exit code {code}", final=True) if code == KILLED and fact.reason != "OOMKilled" else fact
+    )
 
 
 EVENTS: Mapping[str, str] = {"fieldSelector": "type=Warning"}
@@ -147,16 +143,18 @@ def _beside_base(pod: Object) -> Iterable[Fact]:
             yield Fact(name, waiting["reason"], where + str(waiting.get("message", "")).strip())
         elif each in inits and status.get("phase") == "Failed" and ended.get("exitCode", 0):
             # Nothing else has run: it is why the pod has failed.
-            reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
-            known = {"OOMKilled": _OOM}.get(
-                reason, message if reason in REMEDIES else _exit(ended["exitCode"], message)
-            )
-            yield Fact(name, reason, where + known, final=True)
+            yield _ended(name, ended, where)
 
 
-def _exit(code: int, message: str) -> str:
-    last = " | ".join(message.splitlines()[-_LAST_LINES:])
-    return f"exit code {code}" + (f", last lines: {last}" if last else "")
+def _ended(pod: str, ended: Object, where: str = "") -> Fact:
+    """How a container has ended, not well."""
+    reason, message = str(ended.get("reason") or "Error"), str(ended.get("message", "")).strip()
+    if reason == "OOMKilled":
+        message = _OOM
+    elif reason not in REMEDIES:
+        last = " | ".join(message.splitlines()[-_LAST_LINES:])
+        message = f"exit code {ended.get('exitCode', 0)}" + (f", last lines: {last}" if last else "")
+    return Fact(pod, reason, where + message, final=True)
 
 
 def index_of(pod: Object) -> int:
@@ -178,19 +176,12 @@ def main_pod(pods: Sequence[Object]) -> Object | None:
     return max(found, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
-def _last_of_base(pod: Object) -> Mapping[str, Any]:
-    """How the worker's container ended the last time, where it was started anew."""
-    for status in pod.get("status", {}).get("containerStatuses") or ():
-        if status["name"] == BASE:
-            ended: Mapping[str, Any] = (status.get("lastState") or {}).get("terminated") or {}
-            return ended
-    return {}
+def _base(pod: Object) -> Mapping[str, Any]:
+    """Status of the worker's container; empty before there is one."""
+    statuses = pod.get("status", {}).get("containerStatuses") or ()
+    return next((status for status in statuses if status["name"] == BASE), {})
 
 
-def _base_status(pod: Object) -> Mapping[str, Any] | None:
+def _base_state(pod: Object) -> Mapping[str, Any]:
     """State of the worker's container."""
-    for status in pod.get("status", {}).get("containerStatuses") or ():
-        if status["name"] == BASE:
-            state: Mapping[str, Any] = status.get("state") or {}
-            return state
-    return None
+    return _base(pod).get("state") or {}

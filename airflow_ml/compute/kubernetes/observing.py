@@ -171,12 +171,15 @@ def _ended(failure: Object | None, facts: Sequence[Fact], response: JobResult | 
 def _held_open(pods: Sequence[Object], now: float) -> bool:
     """Whether the pod that answers has ended for itself, and another container keeps it."""
     first = main_pod(pods)
-    at = seconds_of(ended_at(first)) if first is not None else None
-    return first is not None and at is not None and _runs(first) and now - at > _HELD_OPEN_S
+    if first is None or _leaves(first) or first.get("status", {}).get("phase") != "Running":
+        return False
+    at = seconds_of(ended_at(first))
+    return at is not None and now - at > _HELD_OPEN_S
 
 
-def _runs(pod: Object) -> bool:
-    return bool(pod.get("status", {}).get("phase") == "Running") and not pod["metadata"].get("deletionTimestamp")
+def _leaves(pod: Object) -> bool:
+    """Whether a pod has been asked to go."""
+    return bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def _given_up(workers: Object | None, now: float) -> Object | None:
@@ -190,7 +193,7 @@ def _given_up(workers: Object | None, now: float) -> Object | None:
 def _run(job: Object, pods: Sequence[Object]) -> bool:
     """Whether as many pods as are needed run; more workers than that make up for no coordinator."""
     # Not those that are on their way out: a job that its queue has let go again may have some of before.
-    staying = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+    staying = [pod for pod in pods if not _leaves(pod)]
     first = main_pod(staying)
     needed = int((job["metadata"].get("annotations") or {}).get(FEWEST, 1))
     return first is not None and started(first) and sum(1 for pod in staying if started(pod)) >= needed
