@@ -90,6 +90,11 @@ class Load:
         taken, self.traffic = self.traffic, Traffic()
         return taken
 
+    async def settled(self) -> None:
+        """Waits for the answers to all that is under way now: what was sent under an earlier routing has ended then."""
+        if under_way := set(self._under_way):
+            await asyncio.wait(under_way)
+
     async def __aenter__(self) -> Load:
         self._session = aiohttp.ClientSession(
             headers=self._headers, timeout=self._timeout, connector=aiohttp.TCPConnector(limit=0), trust_env=False

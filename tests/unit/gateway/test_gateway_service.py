@@ -668,6 +668,7 @@ async def _through(running: RunningGateway, platform: Platform, rows: list[dict]
             await asyncio.to_thread(
                 wait_until, lambda wanted=wanted: running.routing() == wanted.model_dump(mode="json"), 5
             )
+            await load.settled()
             load.take()
             await asyncio.sleep(1.2)
             found[name] = load.take()
