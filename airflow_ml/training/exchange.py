@@ -57,16 +57,24 @@ def exchange_of(network: nn.Module, params: Params, grouped: bool) -> Exchange:
         return _Adasum(plain)
     if params.compression == "bf16":
         return _Bfloat16(plain)
-    return _Average(network, plain, params, grouped)
+    if grouped:
+        return _Together(plain, params)
+    return _Fused(network, plain, params)
 
 
-class _Average(Exchange):
-    def __init__(self, network: nn.Module, plain: torch.optim.Optimizer, params: Params, grouped: bool) -> None:
+def _compression(params: Params) -> type[hvd.compression.Compressor]:
+    known: dict[str, type[hvd.compression.Compressor]] = {"none": hvd.Compression.none, "fp16": hvd.Compression.fp16}
+    return known[params.compression]
+
+
+class _Fused(Exchange):
+    """Horovod's own optimizer, which sends gradients while the backward pass still makes others."""
+
+    def __init__(self, network: nn.Module, plain: torch.optim.Optimizer, params: Params) -> None:
         self.optimizer = hvd.DistributedOptimizer(
             plain,
             named_parameters=network.named_parameters(),
-            groups=1 if grouped else None,
-            compression=hvd.Compression.fp16 if params.compression == "fp16" else hvd.Compression.none,
+            compression=_compression(params),
             backward_passes_per_step=params.backward_passes_per_step,
         )
 
@@ -85,16 +93,35 @@ class _Flat(Exchange):
         self.optimizer = plain
 
     def step(self) -> None:
-        gradients = [p.grad for group in self.optimizer.param_groups for p in group["params"] if p.grad is not None]
-        sizes = [gradient.numel() for gradient in gradients]
+        weights = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
+        # A weight that this rank's rows did not touch still has its place in the vector.
+        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
+        sizes = [weight.numel() for weight in weights]
         reduced = self.reduce(torch.cat([gradient.flatten() for gradient in gradients]), sizes)
-        for gradient, part in zip(gradients, torch.split(reduced, sizes), strict=True):
-            gradient.copy_(part.view_as(gradient))
+        for weight, part in zip(weights, torch.split(reduced, sizes), strict=True):
+            weight.grad = part.view_as(weight).to(weight.dtype)
         self.optimizer.step()
 
     @abstractmethod
     def reduce(self, flat: Tensor, sizes: list[int]) -> Tensor:
         """What all ranks make of a vector of each of them: the same everywhere."""
+
+
+class _Together(_Flat):
+    """One message a step, on which the ranks agree once."""
+
+    def __init__(self, plain: torch.optim.Optimizer, params: Params) -> None:
+        super().__init__(plain)
+        self._compression = _compression(params)
+        self._name = "gradients" if params.compression == "none" else f"gradients.{params.compression}"
+
+    def scale(self, rows: int, global_rows: int) -> float:
+        return float(hvd.size()) / global_rows
+
+    def reduce(self, flat: Tensor, sizes: list[int]) -> Tensor:
+        sent, how = self._compression.compress(flat)
+        mean: Tensor = self._compression.decompress(hvd.allreduce_(sent, op=hvd.Average, name=self._name), how)
+        return mean
 
 
 class _Adasum(_Flat):

@@ -1,8 +1,8 @@
 """Builds, caches and installs Horovod, of which PyPI has only a source archive that no current toolchain compiles.
 
 The build takes minutes and its result is one megabyte, so the wheel is kept in the user's cache folder under a key of
-everything that decides its binary: Horovod's version, the recipe below, the full version of torch, the Python tag and
-the platform. Any virtual environment on the machine that agrees on the key installs it in a second.
+everything that decides its binary: Horovod's version, our patches and flags, the full version of torch, the Python tag
+and the platform. Any virtual environment on the machine that agrees on the key installs it in a second.
 
 Run ``python -m airflow_ml.training.horovod_wheel`` with the interpreter that shall have Horovod; torch must be
 installed there. Only the standard library is imported, because this runs while the environment is being made.
@@ -19,24 +19,15 @@ import importlib.metadata
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
-import tarfile
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-HOROVOD_VERSION = "0.28.1"
-SDIST_SHA256 = "92a43f5a94c43907a56805bad15f19700c62ffc83b7ca483f9e104e229f67ef0"
-
-RECIPE = 1
-"""Raise it whenever the patches or the flags below change: it is a part of the cache key."""
-
-CXX17_FILES = ("CMakeLists.txt", "horovod/torch/CMakeLists.txt")
-"""Where the archive asks for C++14; torch's headers have needed C++17 since 2.1."""
+from airflow_ml.training.horovod_source import HOROVOD_VERSION, PATCHES, HorovodBuildError, patched_source, run
 
 BUILD_FLAGS: Mapping[str, str] = {
     "CMAKE_POLICY_VERSION_MINIMUM": "3.5",  # the bundled third-party projects ask for policies that CMake 4 removed
@@ -52,6 +43,9 @@ BUILD_FLAGS: Mapping[str, str] = {
 CUDA_VARIABLES = ("CUDA_HOME", "CUDA_PATH")
 """A CUDA toolkit found by accident would be half used: NCCL is a build option of the GPU image, not of this wheel."""
 
+RECIPE = hashlib.sha256(repr((PATCHES, sorted(BUILD_FLAGS.items()))).encode()).hexdigest()[:8]
+"""Of all that we change and ask for: other patches make another wheel."""
+
 _SMOKE_TEST = """
 import torch, horovod.torch as hvd
 assert hvd.gloo_built(), "built without Gloo"
@@ -60,10 +54,6 @@ total = hvd.allreduce(torch.ones(2), op=hvd.Sum)
 assert hvd.size() == 1 and total.tolist() == [1.0, 1.0], (hvd.size(), total)
 hvd.shutdown()
 """
-
-
-class HorovodBuildError(RuntimeError):
-    """Horovod could not be built or does not work; the message names the cause and the remedy."""
 
 
 def cache_folder() -> Path:
@@ -100,7 +90,7 @@ def cache_key(torch: str) -> str:
     """
     python = f"cp{sys.version_info.major}{sys.version_info.minor}"
     platform = re.sub(r"[^A-Za-z0-9_.]", "_", sysconfig.get_platform())
-    return f"horovod-{HOROVOD_VERSION}-r{RECIPE}-torch{torch}-{python}-{platform}"
+    return f"horovod-{HOROVOD_VERSION}-{RECIPE}-torch{torch}-{python}-{platform}"
 
 
 def cached_wheel(folder: Path) -> Path | None:
@@ -142,7 +132,7 @@ def install(wheel: Path) -> None:
         wheel: The wheel's path.
     """
     command = ["install", "--quiet", "--no-deps", "--no-index", "--force-reinstall", str(wheel)]
-    _run([sys.executable, "-m", "pip", *command], what="installing the Horovod wheel")
+    run([sys.executable, "-m", "pip", *command], what="installing the Horovod wheel")
 
 
 def smoke_test() -> None:
@@ -155,7 +145,7 @@ def smoke_test() -> None:
     environment = {name: value for name, value in os.environ.items() if not name.startswith("HOROVOD_")}
     # The shared folder of a checkout must not shadow the installed package.
     with tempfile.TemporaryDirectory() as elsewhere:
-        _run(
+        run(
             [sys.executable, "-c", _SMOKE_TEST],
             what="the smoke test of the installed Horovod",
             env=environment,
@@ -201,11 +191,11 @@ def _build(scratch: Path) -> Path:
     environment |= BUILD_FLAGS
     environment.setdefault("MAKEFLAGS", f"-j{len(os.sched_getaffinity(0))}")
     environment["HOROVOD_CMAKE"] = _find_cmake(scratch)
-    source = _download(scratch)
+    source = patched_source(scratch)
     print(f"Compiling Horovod {HOROVOD_VERSION} against torch {torch_version()}: 2 to 4 minutes, once.", flush=True)
     # No build isolation: the build asks the installed torch for its headers and flags.
     command = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(scratch), str(source)]
-    _run([sys.executable, "-m", "pip", *command], what="compiling Horovod", env=environment)
+    run([sys.executable, "-m", "pip", *command], what="compiling Horovod", env=environment)
     wheel = cached_wheel(scratch)
     if wheel is None:
         raise HorovodBuildError("pip reported success but left no Horovod wheel; run again with --force.")
@@ -236,37 +226,13 @@ def _find_cmake(scratch: Path) -> str:
     if found := shutil.which("cmake"):
         return found
     environment = scratch / "cmake"
-    _run([sys.executable, "-m", "venv", str(environment)], what="making an environment for CMake")
+    run([sys.executable, "-m", "venv", str(environment)], what="making an environment for CMake")
     python = environment / "bin" / "python"
-    _run(
+    run(
         [str(python), "-m", "pip", "install", "--quiet", "--only-binary", ":all:", "cmake>=3.25"],
         what="installing CMake from PyPI (or install it with the system's package manager)",
     )
     return str(environment / "bin" / "cmake")
-
-
-def _download(scratch: Path) -> Path:
-    """Downloads, checks, unpacks and patches the source archive."""
-    archive = scratch / f"horovod-{HOROVOD_VERSION}.tar.gz"
-    options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-binary", "horovod", "--dest", str(scratch)]
-    _run(
-        [sys.executable, "-m", "pip", "download", *options, f"horovod=={HOROVOD_VERSION}"],
-        what="downloading Horovod's source archive",
-    )
-    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    if digest != SDIST_SHA256:
-        raise HorovodBuildError(
-            f"{archive.name} has SHA-256 {digest}, expected {SDIST_SHA256}: check the package index that pip uses."
-        )
-    with tarfile.open(archive) as contents:
-        # The digest is known, so no extraction filter is needed; Python before 3.11.4 has none.
-        contents.extractall(scratch)
-    source = scratch / f"horovod-{HOROVOD_VERSION}"
-    for name in CXX17_FILES:
-        file = source / name
-        text = file.read_text(encoding="utf-8")
-        file.write_text(text.replace("CMAKE_CXX_STANDARD 14", "CMAKE_CXX_STANDARD 17"), encoding="utf-8")
-    return source
 
 
 def _publish(wheel: Path, folder: Path, scratch: Path) -> Path:
@@ -290,35 +256,6 @@ def _locked(file: Path) -> Iterator[None]:
             print("Waiting for another process that builds Horovod ...", flush=True)
             fcntl.flock(handle, fcntl.LOCK_EX)
         yield
-
-
-def _run(
-    command: Sequence[str],
-    *,
-    what: str,
-    env: Mapping[str, str] | None = None,
-    cwd: Path | None = None,
-    timeout: float | None = None,
-) -> None:
-    """Runs a command quietly; a failure shows the end of its output, where compilers say what went wrong."""
-    try:
-        done = subprocess.run(
-            command,
-            env=env,
-            cwd=cwd,
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise HorovodBuildError(f"{what} did not finish in {timeout:.0f} s.") from error
-    if done.returncode != 0:
-        tail = "\n".join(done.stdout.splitlines()[-40:])
-        raise HorovodBuildError(f"{what} failed with exit status {done.returncode}. Its last lines:\n{tail}")
 
 
 if __name__ == "__main__":

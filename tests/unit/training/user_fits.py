@@ -94,6 +94,16 @@ class _Named(nn.Module):
         return getattr(self, self.variant)(numeric).squeeze(1)
 
 
+def rests(context: FitContext) -> nn.Module:
+    """Exchanges something, and then nothing for a second."""
+    network = Linear(len(context.preprocessing.numeric))
+    hvd.broadcast_parameters(network.state_dict(), root_rank=0)
+    worked = time.process_time()
+    time.sleep(1)
+    context.report(1, cores=time.process_time() - worked)
+    return network
+
+
 @contextlib.contextmanager
 def _nothing_is_unpickled() -> Iterator[None]:
     """Whoever speaks in the place of another rank must not have its code run."""
