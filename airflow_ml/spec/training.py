@@ -35,8 +35,8 @@ class Horovod(Frozen):
         fusion_threshold_mb: Horovod fuses gradients up to so many MiB into a message (``HOROVOD_FUSION_THRESHOLD``).
             What is fused depends on timing, and with more than two ranks so do the last bits of the weights. None
             exchanges all gradients of a step in one message.
-        cycle_time_ms: Horovod looks once in so many milliseconds for what is to be exchanged (``HOROVOD_CYCLE_TIME``);
-            None is its default, 1 ms.
+        cycle_time_ms: Between two exchanges are at least so many milliseconds, in which Horovod collects what to fuse
+            (``HOROVOD_CYCLE_TIME``); None is its default, 1 ms.
         step_timeout_s: A rank that gets no further for so long (a step, a batch of the validation, the preparation of
             ``fit``) hangs: it is ended, and the training goes on from its last checkpoint.
         window: Days of labelled partitions in a training set.

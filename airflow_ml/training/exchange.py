@@ -93,13 +93,12 @@ class _Flat(Exchange):
         self.optimizer = plain
 
     def step(self) -> None:
-        weights = [p for group in self.optimizer.param_groups for p in group["params"] if p.requires_grad]
-        # A weight that this rank's rows did not touch still has its place in the vector.
-        gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in weights]
-        sizes = [weight.numel() for weight in weights]
-        reduced = self.reduce(torch.cat([gradient.flatten() for gradient in gradients]), sizes)
-        for weight, part in zip(weights, torch.split(reduced, sizes), strict=True):
-            weight.grad = part.view_as(weight).to(weight.dtype)
+        weights = _with_gradients(self.optimizer)
+        if hvd.size() > 1:
+            sizes = [weight.numel() for weight in weights]
+            reduced = self.reduce(torch.cat([weight.grad.flatten() for weight in weights]), sizes)
+            for weight, part in zip(weights, torch.split(reduced, sizes), strict=True):
+                weight.grad = part.view_as(weight).to(weight.dtype)
         self.optimizer.step()
 
     @abstractmethod
@@ -161,6 +160,7 @@ class _Local(Exchange):
         return 1.0 / max(1, rows)
 
     def step(self) -> None:
+        _with_gradients(self.optimizer)
         self.optimizer.step()
         self._since += 1
         if self._since == self._steps:
@@ -178,6 +178,15 @@ class _Local(Exchange):
         parts = flat.split([tensor.numel() for tensor in tensors])
         for tensor, part in zip(tensors, parts, strict=True):
             tensor.copy_(part.view_as(tensor))
+
+
+def _with_gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
+    """The weights that are trained; those that this rank's rows did not touch get a gradient of zeros, as on others."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
+    for weight in weights:
+        if weight.grad is None:
+            weight.grad = torch.zeros_like(weight)
+    return weights
 
 
 def adasum(gradients: Sequence[Tensor]) -> Tensor:

@@ -168,10 +168,11 @@ class Matrix:
             time.sleep(1)
         elif trial.moment != "submit":
             checkpoints = self._folder(trial) / "state" / "checkpoints"
+            # The newest two are kept: on a busy machine the first may be gone before anybody looks.
             pattern = {
-                "mid-epoch": "epoch-00001.pt",
+                "mid-epoch": "epoch-*.pt",
                 # While it is written, by another name, or the moment after.
-                "checkpoint": "*epoch-00002.pt*",
+                "checkpoint": f"*epoch-0000[2-{killed.EPOCHS}].pt*",
                 "finishing": f"epoch-{killed.EPOCHS:05d}.pt",
             }[trial.moment]
             until(lambda: any(checkpoints.glob(pattern)), 180, 0.002)

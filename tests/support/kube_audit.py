@@ -22,7 +22,7 @@ _EVERY_S = 0.3
 
 def processes() -> dict[int, tuple[str, str]]:
     """First processes of the pods on this machine: run of the task and index of the pod."""
-    found = {}
+    found, parents = {}, {}
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             if _ENTRY not in (entry / "cmdline").read_bytes().split(b"\0"):
@@ -31,10 +31,12 @@ def processes() -> dict[int, tuple[str, str]]:
                 line.split("=", 1) for line in (entry / "environ").read_text().split("\0") if line.count("=")
             )
             request = json.loads((Path(variables["AIRFLOW_ML_FOLDER"]) / "request.json").read_text())
+            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
             found[int(entry.name)] = (request["coordinates"]["run_id"], variables["JOB_COMPLETION_INDEX"])
         except (OSError, KeyError, ValueError):
             continue  # it has just ended, or is no pod of a training
-    return found
+    # A child looks like its parent until it has become the program that it was made for.
+    return {pid: told for pid, told in found.items() if parents[pid] not in found}
 
 
 def kill_process(run_id: str, index: str) -> bool:

@@ -75,6 +75,12 @@ def test_adasum_local_steps_and_bfloat16_learn_otherwise_and_as_well(tried):
     assert not any("allreduce.local." in tensor or "allreduce.adasum." in tensor for tensor in wire)
 
 
+def test_a_weight_that_only_one_rank_touches_is_learnt_by_all(tried):
+    found, _ = tried
+    for variant in ("uneven_1", "uneven_4"):
+        assert found[variant]["weights"] != [0.0], variant
+
+
 def test_a_network_of_ones_own_with_declared_fusion_cycle_time_and_seed(tried, job, tmp_path, monkeypatch):
     monkeypatch.setenv("HOROVOD_TIMELINE", str(tmp_path / "timeline.json"))
     told = {"fusion_threshold_mb": 0, "cycle_time_ms": 100, "seed": OTHER_SEED}

@@ -80,6 +80,12 @@ def all_exchanges(context: FitContext) -> nn.Module:
         weights = [round(float(w), 8) for w in network.state_dict()[f"{variant}.weight"].flatten()]
         auc = context.validate(network)["validation_roc_auc"]
         found.append({"epoch": number, "variant": variant, "weights": weights, "auc": auc})
+    for local_steps in (1, 4):
+        context.params = {"epochs": 1, "batch_size": 256, "local_steps": local_steps}
+        context.checkpoints = Checkpoints(f"{place}/uneven-{local_steps}", "f" * 64)
+        uneven = train(context, _Uneven(len(context.preprocessing.numeric)))
+        variant = f"uneven_{local_steps}"
+        found.append({"epoch": len(found) + 1, "variant": variant, "weights": [float(uneven.rare)], "auc": 0.0})
     context.history = found
     return network
 
@@ -92,6 +98,19 @@ class _Named(nn.Module):
 
     def forward(self, categorical: torch.Tensor, numeric: torch.Tensor) -> torch.Tensor:
         return getattr(self, self.variant)(numeric).squeeze(1)
+
+
+class _Uneven(Linear):
+    """With a weight that only the rows of rank 1 touch, and one that is not trained."""
+
+    def __init__(self, numbers: int) -> None:
+        super().__init__(numbers)
+        self.rare = nn.Parameter(torch.zeros(()))
+        self.frozen = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, categorical: torch.Tensor, numeric: torch.Tensor) -> torch.Tensor:
+        logits = super().forward(categorical, numeric)
+        return logits + self.rare if self.training and hvd.rank() == 1 else logits
 
 
 def rests(context: FitContext) -> nn.Module:
