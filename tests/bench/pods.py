@@ -33,7 +33,7 @@ ROWS = 60_000
 ROUNDS = 3
 WORKERS = 2
 PARAMS = {"epochs": 6, "batch_size": 512, "hidden": [64]}
-POD = Engine("v1", "Pod", "")
+POD = Engine("v1", "Pod")
 _LOOK_S = 0.02
 _MET = re.compile(r"met in ([0-9.]+) s")
 

@@ -1,5 +1,6 @@
 """What the benches compute by themselves: tables as text, the files they generate, the days they learn from."""
 
+import importlib
 import json
 from datetime import date
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from airflow_ml.lifecycle.windows import Window
+from tests.bench.__main__ import BENCHES, CLUSTER_BENCHES
 from tests.bench.base import NIGHT
 from tests.bench.contestants import month_of, training_window
 from tests.bench.dag_files import model_file, same_shape
@@ -16,6 +18,13 @@ from tests.bench.report import Report, Table, markdown, median, peak_rss_mib, sh
 from tests.bench.serving import slope
 
 TABLE = Table("Speed", ("what", "rows/s", "ratio"), (("ours", 12345, 0.75), ("theirs", None, 123.456)))
+
+
+@pytest.mark.parametrize("name", [*BENCHES, *CLUSTER_BENCHES])
+def test_each_bench_can_be_loaded_and_says_what_it_measures(name):
+    bench = importlib.import_module(f"tests.bench.{name}")
+    assert bench.__doc__
+    assert callable(bench.run)
 
 
 def test_cells_are_shown_with_the_digits_that_matter():
