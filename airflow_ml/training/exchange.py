@@ -47,10 +47,7 @@ def exchange_of(network: nn.Module, params: Params, grouped: bool) -> Exchange:
         grouped: Reduce all gradients together, in one message and in one order, so that sums do not depend on timing;
             otherwise Horovod fuses those that are ready.
     """
-    matrices = [p for name, p in network.named_parameters() if p.ndim > 1 and "embedding" not in name]
-    others = [p for name, p in network.named_parameters() if not (p.ndim > 1 and "embedding" not in name)]
-    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
-    plain = torch.optim.AdamW([g for g in groups if g["params"]], lr=params.learning_rate, fused=True)
+    plain = optimizer_of(network, params)
     if params.local_steps > 1:
         return _Local(plain, params.local_steps)
     if params.reduction == "adasum":
@@ -60,6 +57,19 @@ def exchange_of(network: nn.Module, params: Params, grouped: bool) -> Exchange:
     if grouped:
         return _Together(plain, params)
     return _Fused(network, plain, params)
+
+
+def optimizer_of(network: nn.Module, params: Params) -> torch.optim.Optimizer:
+    """AdamW that decays matrices, but neither embeddings nor biases.
+
+    Args:
+        network: Whose weights it changes.
+        params: Of the training.
+    """
+    matrices = [p for name, p in network.named_parameters() if p.ndim > 1 and "embedding" not in name]
+    others = [p for name, p in network.named_parameters() if not (p.ndim > 1 and "embedding" not in name)]
+    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=params.learning_rate, fused=True)
 
 
 def _compression(params: Params) -> type[hvd.compression.Compressor]:
@@ -96,7 +106,8 @@ class _Flat(Exchange):
         weights = _with_gradients(self.optimizer)
         if hvd.size() > 1:
             sizes = [weight.numel() for weight in weights]
-            reduced = self.reduce(torch.cat([weight.grad.flatten() for weight in weights]), sizes)
+            flat = torch.cat([weight.grad.flatten() for weight in weights if weight.grad is not None])
+            reduced = self.reduce(flat, sizes)
             for weight, part in zip(weights, torch.split(reduced, sizes), strict=True):
                 weight.grad = part.view_as(weight).to(weight.dtype)
         self.optimizer.step()

@@ -23,7 +23,7 @@ from torch import distributed, nn
 
 from airflow_ml.training import loop, model_files
 from airflow_ml.training.context import FitContext
-from airflow_ml.training.exchange import Exchange, exchange_of
+from airflow_ml.training.exchange import Exchange, exchange_of, optimizer_of
 from airflow_ml.training.job import TrainingJob
 from airflow_ml.training.launch import launch
 from airflow_ml.training.loop import Position, epoch_of
@@ -45,7 +45,7 @@ class Ddp(Exchange):
     """Gradients averaged by torch's own reducer while the backward pass runs."""
 
     def __init__(self, network: nn.Module, params: Params) -> None:
-        self.optimizer = torch.optim.AdamW(network.parameters(), lr=params.learning_rate, fused=True)
+        self.optimizer = optimizer_of(network, params)
 
     def scale(self, rows: int, global_rows: int) -> float:
         return distributed.get_world_size() / global_rows
