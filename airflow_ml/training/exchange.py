@@ -97,7 +97,7 @@ class _Fused(Exchange):
 
 
 class _Flat(Exchange):
-    """Gradients as one long vector, which Horovod does not reduce by itself."""
+    """Gradients as one long vector, which is exchanged when all of them are there; a rank alone sends nothing."""
 
     def __init__(self, plain: torch.optim.Optimizer) -> None:
         self.optimizer = plain
@@ -118,7 +118,7 @@ class _Flat(Exchange):
 
 
 class _Together(_Flat):
-    """One message a step, on which the ranks agree once."""
+    """Averaged by Horovod: one message a step, on which the ranks agree once, and one order of its sums."""
 
     def __init__(self, plain: torch.optim.Optimizer, params: Params) -> None:
         super().__init__(plain)
