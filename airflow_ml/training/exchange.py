@@ -25,9 +25,10 @@ class Exchange(ABC):
 
     optimizer: torch.optim.Optimizer
 
-    @abstractmethod
     def scale(self, rows: int, global_rows: int) -> float:
         """What the *sum* of losses over this rank's rows of a global batch is multiplied by."""
+        # The sum of all ranks is divided by their number: this makes the step the mean over the global batch.
+        return float(hvd.size()) / global_rows
 
     @abstractmethod
     def step(self) -> None:
@@ -88,10 +89,6 @@ class _Fused(Exchange):
             backward_passes_per_step=params.backward_passes_per_step,
         )
 
-    def scale(self, rows: int, global_rows: int) -> float:
-        # Horovod divides the sum of all ranks by their number: this makes the step the mean over the global batch.
-        return float(hvd.size()) / global_rows
-
     def step(self) -> None:
         self.optimizer.step()
 
@@ -125,9 +122,6 @@ class _Together(_Flat):
         self._compression = _compression(params)
         self._name = "gradients" if params.compression == "none" else f"gradients.{params.compression}"
 
-    def scale(self, rows: int, global_rows: int) -> float:
-        return float(hvd.size()) / global_rows
-
     def reduce(self, flat: Tensor, sizes: list[int]) -> Tensor:
         sent, how = self._compression.compress(flat)
         mean: Tensor = self._compression.decompress(hvd.allreduce_(sent, op=hvd.Average, name=self._name), how)
@@ -147,9 +141,6 @@ class _Adasum(_Flat):
 
 class _Bfloat16(_Flat):
     """Horovod knows no bfloat16: it carries the bits, and each rank adds its share of the vector, in float32."""
-
-    def scale(self, rows: int, global_rows: int) -> float:
-        return float(hvd.size()) / global_rows
 
     def reduce(self, flat: Tensor, sizes: list[int]) -> Tensor:
         ranks = hvd.size()

@@ -37,7 +37,7 @@ from airflow_ml.stages import runner
 from airflow_ml.storage import sha256, verify
 from tests.kubernetes.dags import killed
 from tests.support.airflow_components import Components, components
-from tests.support.kube_audit import Audit, kill_process
+from tests.support.kube_audit import Audit, kill_process, parent_of
 from tests.support.kube_cluster import Cluster, connect, fake_compute, namespace, real_compute, until
 from tests.unit.training.conftest import write_splits
 
@@ -206,7 +206,7 @@ class Matrix:
         """The task's process, or that of the executor which supervises it as well."""
         owner = self._job(trial)["metadata"]["annotations"][OWNER].partition("/")[0]
         runner = until(lambda: _titled(f"airflow worker -- {owner}"))
-        supervisor = int(Path(f"/proc/{runner}/stat").read_text().rpartition(")")[2].split()[1])
+        supervisor = parent_of(runner)
         for pid in [supervisor, runner] if trial.repeat % 2 else [runner]:
             os.kill(pid, signal.SIGKILL)
         return "supervisor and task killed" if trial.repeat % 2 else "task process killed"

@@ -31,12 +31,17 @@ def processes() -> dict[int, tuple[str, str]]:
                 line.split("=", 1) for line in (entry / "environ").read_text().split("\0") if line.count("=")
             )
             request = json.loads((Path(variables["AIRFLOW_ML_FOLDER"]) / "request.json").read_text())
-            parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            parents[int(entry.name)] = parent_of(int(entry.name))
             found[int(entry.name)] = (request["coordinates"]["run_id"], variables["JOB_COMPLETION_INDEX"])
         except (OSError, KeyError, ValueError):
             continue  # it has just ended, or is no pod of a training
     # A child looks like its parent until it has become the program that it was made for.
     return {pid: told for pid, told in found.items() if parents[pid] not in found}
+
+
+def parent_of(pid: int) -> int:
+    """The process that made another one."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def kill_process(run_id: str, index: str) -> bool:
